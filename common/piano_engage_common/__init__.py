@@ -1,0 +1,1 @@
+"""What tap and target share: the DuckDB connection, progress, exit codes."""

@@ -1,0 +1,102 @@
+"""Reasons to stop a run, and the exit code of each.
+
+The tree of what a run stops for::
+
+    RunStopped                 somebody has to read the message
+    ├── InputRefused      65   what came in is not what it must be
+    ├── NoInput           66   there is nothing to read at that place
+    ├── StorageFailed     74   a disk is full or cannot be written or read
+    ├── ConfigRefused     78   a setting cannot be used
+    └── BrakeApplied      80   a send was held back because it looks wrong
+
+The numbers up to 78 are those of BSD's ``sysexits.h``. 80 is ours: no retry may follow it. A process that a
+signal ended exits with 128 plus the signal's number.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+import duckdb
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
+
+class RunStopped(Exception):  # noqa: N818 - named after what happened, as in the tree above
+    """The run ends here; the message says what is wrong, where, and what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputRefused(RunStopped):
+    """What came in is not what it must be (``EX_DATAERR``)."""
+
+    exit_code = 65
+
+
+class NoInput(RunStopped):
+    """There is nothing to read at the given place (``EX_NOINPUT``)."""
+
+    exit_code = 66
+
+
+class StorageFailed(RunStopped):
+    """A disk is full, or a file cannot be read or written (``EX_IOERR``)."""
+
+    exit_code = 74
+
+
+class ConfigRefused(RunStopped):
+    """A setting has a value that cannot be used (``EX_CONFIG``)."""
+
+    exit_code = 78
+
+
+class BrakeApplied(RunStopped):
+    """A send was held back because it looks wrong; a retry would be held back as well."""
+
+    exit_code = 80
+
+
+_STORAGE_ERRNOS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE,
+})
+
+
+@contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn a full disk or a forbidden file met while *doing* something into :class:`StorageFailed`.
+
+    Args:
+        doing: what was going on, to be read after "While": ``"writing the ledger"``.
+
+    Raises:
+        StorageFailed: for an ``OSError`` of storage, or DuckDB's ``IOException`` and out-of-space errors.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _STORAGE_ERRNOS:
+            raise
+        msg = f"While {doing}: {e.strerror} ({e.filename}). Make room or mend the permissions, then run again."
+        raise StorageFailed(msg) from e
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as e:
+        first_line = str(e).splitlines()[0]
+        msg = f"While {doing}: {first_line}. Make room or mend the permissions, then run again."
+        raise StorageFailed(msg) from e
+
+
+@contextmanager
+def exits(logger: logging.Logger) -> Iterator[None]:
+    """Log the message of a :class:`RunStopped` as one error line and exit with its code."""
+    try:
+        with storage_errors("running"):
+            yield
+    except RunStopped as stop:
+        logger.error("%s", stop)  # noqa: TRY400 - the message is for the person, a traceback would hide it
+        sys.exit(stop.exit_code)

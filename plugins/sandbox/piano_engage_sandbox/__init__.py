@@ -1,0 +1,1 @@
+"""Stand-ins for Piano and Recurly Engage; for now the generator of subscription logs."""

@@ -1,0 +1,307 @@
+"""The subscription log as a relation: many export files in, one checked set of typed rows out.
+
+Each file is read once: every selected cell as text, cast, and kept in a Parquet file of our own with the names
+of the columns that could not be cast. Then, before a single row leaves, it is known how many rows are bad,
+which subscriptions stand twice, and whether the parser saw every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import duckdb
+from piano_engage_common.duck import name, text
+from piano_engage_common.stops import InputRefused, storage_errors
+
+from tap_piano.casts import SQL_TYPES, cast, failure
+from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Kind
+from tap_piano.files import Shape, survey
+from tap_piano.rejects import Reject, RejectsFile, cell_rejects, structural_rejects
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from piano_engage_common.progress import Progress
+
+    from tap_piano.files import Export, Header
+
+MAX_LINE_BYTES = 2_000_000
+BUFFER_BYTES = 16_000_000
+SHOWN_REJECTS = 5
+AGE_COLUMNS = ("modify_time", "last_billing_date", "auto_renew_disablement_date", "create_date")
+"""Stamps that are never in the future; the newest of them tells how old an export is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """How to read the log.
+
+    Attributes:
+        names: property names of the columns to deliver, ``aid`` left out.
+        zone: IANA time zone of stamps that carry no offset.
+        max_reject_fraction: more bad rows than this share stop the run.
+        rejects_folder: where the file of bad rows goes.
+    """
+
+    names: tuple[str, ...]
+    zone: str
+    max_reject_fraction: float
+    rejects_folder: Path
+
+
+@dataclass(slots=True)
+class LogCounts:
+    """What became of the rows.
+
+    Attributes:
+        read: rows below the headers of all files.
+        rejected: rows that were left out because of a bad cell, or because the row is malformed.
+        superseded: rows that a newer row of the same subscription replaced.
+        hold_back: the bookmark must stay before this moment (a rejected row changed then); ``""`` when a
+            rejected row does not tell when it changed; None when nothing was rejected.
+    """
+
+    read: int = 0
+    rejected: int = 0
+    superseded: int = 0
+    hold_back: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One export after it was read: a Parquet file with a row for every row of the CSV that could be parsed."""
+
+    export: Export
+    header: Header
+    parquet: Path
+    malformed: list[Reject] = field(default_factory=list)
+
+
+class SubscriptionLog:
+    """Reads export files into a checked relation.
+
+    Args:
+        connection: where the work is done.
+        exports: the files, with the header of each.
+        options: how to read them.
+        folder: for the Parquet files in between; the caller removes it.
+        progress: told how far the reading is.
+        logger: for one line about each noteworthy thing.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        exports: Sequence[tuple[Export, Header]],
+        options: LogOptions,
+        *,
+        folder: Path,
+        progress: Progress,
+        logger: logging.Logger,
+    ) -> None:
+        """Remember what to read."""
+        self._connection = connection
+        self._exports = exports
+        self._options = options
+        self._folder = folder
+        self._progress = progress
+        self._logger = logger
+        self.counts = LogCounts()
+        self._staged_names = self._names_to_stage()
+
+    def read(self) -> duckdb.DuckDBPyRelation:
+        """Read all files.
+
+        Returns:
+            The good rows, one per subscription, in the columns of the options.
+
+        Raises:
+            InputRefused: a file is damaged or empty, or too many rows are bad.
+            StorageFailed: the disk is full.
+        """
+        with storage_errors(f"reading the export into {self._folder}"):
+            stages = [self._stage(number, *found) for number, found in enumerate(self._exports)]
+            self._make_view(stages)
+            self._find_losers(stages)
+            self._settle_rejects(stages)
+        for export, _ in self._exports:
+            export.check_unchanged()
+        columns = ", ".join(name(column) for column in self._options.names)
+        return self._connection.sql(f"SELECT {columns} FROM staged ANTI JOIN left_out USING (file, row)")
+
+    # Reading
+
+    def _names_to_stage(self) -> tuple[str, ...]:
+        helpers = {"subscription_id", "user_id"}
+        if any(REPLICATION_KEY in header for _, header in self._exports):
+            helpers.add(REPLICATION_KEY)
+        if len(self._exports) > 1:
+            helpers |= {column for column in AGE_COLUMNS if any(column in header for _, header in self._exports)}
+        wanted = set(self._options.names) | helpers
+        known = [column.name for column in KNOWN if column.name in wanted]
+        return (*known, *sorted(wanted.difference(known)))
+
+    def _stage(self, number: int, export: Export, header: Header) -> _Stage:
+        size = f"{export.megabytes:,.0f} MB"
+        with self._progress.watch(f"{export.label}: reading", self._connection, size=size):
+            shape = survey(export)
+            stage = self._parse(number, export, header, parallel=True)
+            if self._records(stage) != shape.records:
+                # The parser started a thread inside a quoted cell. One thread alone cannot.
+                self._logger.info("%s: cells with line breaks need a slower way of reading.", export.label)
+                stage = self._parse(number, export, header, parallel=False)
+        self._check_complete(export, shape, stage)
+        return stage
+
+    def _parse(self, number: int, export: Export, header: Header, *, parallel: bool) -> _Stage:
+        parquet = self._folder / f"stage-{number}.parquet"
+        present = [column for column in header.columns if column.name in self._staged_names]
+        values = [f"{cast(column, self._options.zone)} AS {name(column.name)}" for column in present]
+        values += [
+            f"NULL::{SQL_TYPES[BY_NAME[missing].kind if missing in BY_NAME else Kind.TEXT]} AS {name(missing)}"
+            for missing in self._staged_names
+            if missing not in header
+        ]
+        checks = [
+            f"CASE WHEN {condition} THEN {text(column.name)} END"
+            for column in present
+            if (condition := failure(column, self._options.zone))
+        ]
+        cells = ", ".join(f"{text(column)}: 'VARCHAR'" for column in header.names)
+        reader = (
+            f"read_csv({text(str(export.path))}, columns = {{{cells}}}, "
+            "auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
+            f"null_padding = false, parallel = {str(parallel).lower()}, store_rejects = true, "
+            f"rejects_table = 'malformed_{number}', rejects_scan = 'scans_{number}', "
+            f"max_line_size = {MAX_LINE_BYTES}, buffer_size = {BUFFER_BYTES})"
+        )
+        self._connection.execute(f"DROP TABLE IF EXISTS malformed_{number}; DROP TABLE IF EXISTS scans_{number}")
+        try:
+            self._connection.execute(
+                f"COPY (SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed "
+                f"FROM {reader}) TO {text(str(parquet))} (FORMAT parquet, ROW_GROUP_SIZE 100_000)"
+            )
+        except duckdb.InvalidInputException as e:
+            raise _unparsable(export, e) from e
+        return _Stage(export, header, parquet, structural_rejects(self._connection, number, export))
+
+    def _records(self, stage: _Stage) -> int:
+        rows = self._connection.sql(f"SELECT count(*) FROM read_parquet({text(str(stage.parquet))})").fetchall()
+        return int(rows[0][0]) + len(stage.malformed)
+
+    def _check_complete(self, export: Export, shape: Shape, stage: _Stage) -> None:
+        last = max((reject for reject in stage.malformed), key=lambda reject: reject.line, default=None)
+        if last and not shape.quotes_close and last.reason == "quotes":
+            msg = (
+                f"{export.label}: line {last.line}: the quotes opened in this row are never closed, so the file is "
+                "cut off. Download the export again."
+            )
+            raise InputRefused(msg)
+        if last and not shape.ends_with_newline and last.reason == "too few cells" and last.at_end:
+            msg = f"{export.label}: line {last.line}: the last row is cut off. Download the export again."
+            raise InputRefused(msg)
+
+    def _make_view(self, stages: list[_Stage]) -> None:
+        parts = [
+            f"SELECT {number} AS file, file_row_number AS row, * EXCLUDE (file_row_number) "
+            f"FROM read_parquet({text(str(stage.parquet))}, file_row_number = true)"
+            for number, stage in enumerate(stages)
+        ]
+        self._connection.execute(f"CREATE OR REPLACE TEMP VIEW staged AS {' UNION ALL BY NAME '.join(parts)}")
+        (rows,) = self._connection.sql("SELECT count(*) FROM staged").fetchall()
+        self.counts.read = int(rows[0]) + sum(len(stage.malformed) for stage in stages)
+        if not self.counts.read:
+            labels = ", ".join(stage.export.label for stage in stages)
+            msg = f"{labels}: a header, but no rows. An empty log would clear every reader; check the export's filters."
+            raise InputRefused(msg)
+
+    # Rows that stay behind
+
+    def _find_losers(self, stages: list[_Stage]) -> None:
+        """Keep one row of each subscription: the one that changed last, else that of the newest export."""
+        self._connection.execute(
+            "CREATE OR REPLACE TEMP TABLE left_out AS SELECT file, row, failed AS reason FROM staged "
+            "WHERE failed IS NOT NULL"
+        )
+        newest = [f"staged.{name(REPLICATION_KEY)} DESC NULLS LAST"] if REPLICATION_KEY in self._staged_names else []
+        order = ", ".join([*newest, "age.rank DESC", "staged.file DESC", "row DESC"])
+        content = ", ".join(name(column) for column in self._options.names)
+        self._connection.execute(self._age_of_files(stages))
+        self._connection.execute(f"""
+            INSERT INTO left_out
+            WITH doubled AS (
+                SELECT subscription_id FROM staged WHERE failed IS NULL
+                GROUP BY subscription_id HAVING count(*) > 1
+            ),
+            ranked AS (
+                SELECT staged.file, row,
+                    row_number() OVER best AS place,
+                    first_value(staged.file) OVER best AS winner_file,
+                    hash({content}) = first_value(hash({content})) OVER best AS same
+                FROM staged SEMI JOIN doubled USING (subscription_id) JOIN age ON age.file = staged.file
+                WHERE failed IS NULL
+                WINDOW best AS (PARTITION BY subscription_id ORDER BY {order})
+            )
+            SELECT file, row, CASE WHEN same OR file <> winner_file THEN NULL ELSE 'duplicate' END
+            FROM ranked WHERE place > 1
+        """)
+
+    def _age_of_files(self, stages: list[_Stage]) -> str:
+        """Rank the exports by the newest thing that each tells of; of two alike, the later name is the newer."""
+        stamps = [column for column in AGE_COLUMNS if column in self._staged_names]
+        newest = f"greatest({', '.join(f'max({name(column)})' for column in stamps)})" if stamps else "NULL"
+        if len(stages) == 1:
+            return "CREATE OR REPLACE TEMP TABLE age AS SELECT 0 AS file, 1 AS rank"
+        return (
+            "CREATE OR REPLACE TEMP TABLE age AS SELECT file, row_number() OVER (ORDER BY newest NULLS FIRST, file) "
+            f"AS rank FROM (SELECT file, {newest} AS newest FROM staged GROUP BY file)"
+        )
+
+    def _settle_rejects(self, stages: list[_Stage]) -> None:
+        rejects = [reject for stage in stages for reject in stage.malformed]
+        bad = self._connection.sql("SELECT file, row, reason FROM left_out WHERE reason IS NOT NULL").fetchall()
+        for number, stage in enumerate(stages):
+            rows = {row: reason for file, row, reason in bad if file == number}
+            rejects += cell_rejects(stage.export, stage.header, rows, stage.malformed, self._options.names)
+        self.counts.rejected = len({(reject.label, reject.line) for reject in rejects})
+        (left_out,) = self._connection.sql("SELECT count(*) FROM left_out WHERE reason IS NULL").fetchall()
+        self.counts.superseded = int(left_out[0])
+        if not rejects:
+            return
+        self.counts.hold_back = self._earliest_rejected(malformed=any(stage.malformed for stage in stages))
+        path = RejectsFile(self._options.rejects_folder).write(rejects)
+        shown = "; ".join(str(reject) for reject in rejects[:SHOWN_REJECTS])
+        summary = (
+            f"{self.counts.rejected:,} of {self.counts.read:,} rows rejected, written to {path}. The first: {shown}."
+        )
+        if self.counts.rejected > self._options.max_reject_fraction * self.counts.read:
+            msg = (
+                f"{summary} That is more than max_reject_fraction ({self._options.max_reject_fraction:g}) allows, so "
+                "nothing was sent on. Mend the export, or raise the setting if these rows can be done without."
+            )
+            raise InputRefused(msg)
+        self._logger.warning("%s", summary)
+
+    def _earliest_rejected(self, *, malformed: bool) -> str:
+        if malformed or REPLICATION_KEY not in self._staged_names:
+            return ""
+        key = name(REPLICATION_KEY)
+        ((earliest, unknown),) = self._connection.sql(
+            f"SELECT strftime(min({key}), '%Y-%m-%dT%H:%M:%S+00:00'), count(*) - count({key}) "
+            "FROM staged JOIN left_out USING (file, row) WHERE reason IS NOT NULL"
+        ).fetchall()
+        return "" if unknown else str(earliest)
+
+
+def _unparsable(export: Export, error: duckdb.InvalidInputException) -> InputRefused:
+    complaint = str(error)
+    if "state machine" in complaint or "new_line" in complaint.split("Possible fixes")[0]:
+        return InputRefused(
+            f"{export.label}: line ends are mixed (some LF, some CRLF), so rows cannot be told apart. "
+            "Save the file with one kind of line end, or download it again."
+        )
+    first_line = complaint.splitlines()[0]
+    return InputRefused(f"{export.label}: cannot be read as CSV ({first_line}). Download the export again.")

@@ -1,0 +1,61 @@
+"""Folders for files in between, which the next run sweeps when a crash left them behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+PREFIX = "tap-piano-"
+STALE_SECONDS = 24 * 3600
+
+
+class RunFolder:
+    """A folder of one run below *root*; its name tells which process made it and which started that one.
+
+    Args:
+        root: where run folders are made. Those of dead runs are removed on the way: nobody reads them any more
+            when both the tap and its parent (Meltano, or a shell) are gone, or after a day.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Sweep, then make the folder."""
+        root.mkdir(parents=True, exist_ok=True)
+        self.swept = [folder for folder in root.glob(f"{PREFIX}*") if _is_dead(folder)]
+        for folder in self.swept:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.path = root / f"{PREFIX}{os.getppid()}-{os.getpid()}-{time.time_ns()}"
+        self.path.mkdir()
+
+    def remove(self) -> None:
+        """Remove the folder and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_leftovers(self, *, keep: str) -> None:
+        """Remove all but the files that match *keep*, which somebody still has to read; then the folder if empty."""
+        kept = set(self.path.glob(keep))
+        for path in set(self.path.iterdir()) - kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not kept:
+            self.path.rmdir()
+
+
+def _is_dead(folder: Path) -> bool:
+    try:
+        parent, process, born = (int(part) for part in folder.name.removeprefix(PREFIX).split("-"))
+    except ValueError:
+        return False
+    if time.time_ns() - born > STALE_SECONDS * 10**9:
+        return True
+    return not _runs(process) and (parent == 1 or not _runs(parent))
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

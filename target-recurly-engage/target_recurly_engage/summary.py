@@ -1,0 +1,91 @@
+"""What a run did: one object, told to the log and written as JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
+    from pathlib import Path
+
+    from target_recurly_engage.delivery.file import Delivered
+    from target_recurly_engage.plan import Merge, Plan
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """What became of a run.
+
+    Attributes:
+        run_id: names the run in the ledger and the file.
+        started_at: when it began.
+        status: ``running``, then ``finished``, ``stopped`` (the message says why) or ``failed``.
+        message: why the run stopped.
+        rows: rows that came.
+        rejected: of these, rows that name no subscription or no reader.
+        merge: what they did to the subscriptions.
+        plan: what was to be sent.
+        files: what was delivered.
+    """
+
+    run_id: str
+    started_at: datetime
+    status: str = "running"
+    message: str | None = None
+    rows: int = 0
+    rejected: int = 0
+    merge: Merge | None = None
+    plan: Plan | None = None
+    files: list[Delivered] = field(default_factory=list)
+    finished_at: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as JSON takes it; counts that are not known yet are null."""
+        plan, merge = self.plan, self.merge
+        seconds = ((self.finished_at or datetime.now(tz=UTC)) - self.started_at).total_seconds()
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "message": self.message,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+            "seconds": round(seconds, 3),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "rows": {"read": self.rows, "rejected": self.rejected},
+            "subscriptions": asdict(merge) if merge else None,
+            "users": None
+            if plan is None
+            else {
+                "total": plan.users,
+                "new": plan.new,
+                "changed": plan.changed - plan.gone,
+                "cleared": plan.gone,
+                "unchanged": plan.users - plan.size,
+            },
+            "traits": None if plan is None else {trait: asdict(counts) for trait, counts in plan.traits.items()},
+            "files": [{**asdict(file), "location": str(file.location)} for file in self.files],
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write ``<run id>.json`` into *folder*, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.run_id}.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+        return path
+
+    def log(self, logger: logging.Logger, path: Path) -> None:
+        """Tell the log in one line."""
+        told = self.as_dict()
+        users = told["users"] or {"total": 0, "new": 0, "changed": 0, "cleared": 0}
+        logger.info(
+            "run %s %s: %d rows, %d users, %d changes (%d new, %d changed, %d cleared), %d file(s), %.1f s, %d MB; %s",
+            self.run_id, self.status, self.rows, users["total"],
+            users["new"] + users["changed"] + users["cleared"], users["new"], users["changed"], users["cleared"],
+            len(self.files), told["seconds"], told["peak_memory_mb"], path,
+        )

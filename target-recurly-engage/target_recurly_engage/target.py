@@ -1,0 +1,307 @@
+"""The target: its settings, and the way of messages through it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
+from piano_engage_common.stops import ConfigRefused, RunStopped, exits
+from singer_sdk import Target
+from singer_sdk import typing as th
+from singer_sdk.configuration._dict_config import merge_missing_config_jsonschema
+from singer_sdk.helpers.capabilities import (
+    ACTIVATE_VERSION_CONFIG,
+    CapabilitiesEnum,
+    PluginCapabilities,
+)
+from singer_sdk.mapper import SameRecordTransform
+from singer_sdk.plugin_base import PluginBase, _ConfigInput
+from typing_extensions import override
+
+from target_recurly_engage.run import Run
+from target_recurly_engage.sinks import LeftAloneSink, SubscriptionsSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import FrameType
+
+    from singer_sdk.sinks import Sink
+
+SUBSCRIPTIONS_ROLE = "subscriptions"
+
+
+class TargetRecurlyEngage(Target):
+    """Singer target for Recurly Engage: user traits from Piano's subscriptions, only those that changed."""
+
+    name = "target-recurly-engage"
+    package_name = "target-recurly-engage"
+    default_sink_class = LeftAloneSink
+    capabilities: ClassVar[list[CapabilitiesEnum]] = [
+        PluginCapabilities.ABOUT,
+        PluginCapabilities.STREAM_MAPS,
+        PluginCapabilities.FLATTENING,
+        PluginCapabilities.STRUCTURED_LOGGING,
+        PluginCapabilities.ACTIVATE_VERSION,
+        PluginCapabilities.BATCH,
+    ]
+
+    config_jsonschema: ClassVar[dict[str, Any]] = th.PropertiesList(
+        th.Property(
+            "ledger",
+            th.StringType,
+            default=".meltano/ledger.duckdb",
+            title="Ledger",
+            description="File that says what Piano holds and what Engage was told. Keep it: see docs/ledger.md.",
+        ),
+        th.Property(
+            "delivery",
+            th.StringType,
+            default="file",
+            allowed_values=["file"],
+            title="Delivery",
+            description="How traits reach Engage: `file` writes CSVs, ready for Engage's ingest folder.",
+        ),
+        th.Property(
+            "output_path",
+            th.StringType,
+            default="output/ingest",
+            title="Output path",
+            description="Folder for the CSVs of the delivery `file`.",
+        ),
+        th.Property(
+            "runs_path",
+            th.StringType,
+            default="runs",
+            title="Runs path",
+            description="Folder for the summaries, one JSON a run.",
+        ),
+        th.Property(
+            "streams",
+            th.ObjectType(
+                additional_properties=th.ObjectType(
+                    th.Property("role", th.StringType, required=True, allowed_values=[SUBSCRIPTIONS_ROLE])
+                )
+            ),
+            default={"subscription_log": {"role": SUBSCRIPTIONS_ROLE}},
+            title="Streams",
+            description="What each stream holds: the role `subscriptions` makes traits. Other streams are left alone.",
+        ),
+        th.Property(
+            "timezone",
+            th.StringType,
+            default="UTC",
+            title="Time zone",
+            description="IANA time zone in which a moment becomes a date; that of the Piano application, as a rule.",
+        ),
+        th.Property(
+            "as_of",
+            th.DateTimeType,
+            title="As of",
+            description="Moment that counts as now when the primary subscription is chosen; for old exports and tests.",
+        ),
+        th.Property(
+            "clear_string",
+            th.StringType(min_length=1),
+            default="none",
+            title="Clear string",
+            description="Sent for a text that is absent. Nothing documents that a blank clears a trait at Engage.",
+        ),
+        th.Property(
+            "clear_number",
+            th.NumberType,
+            default=-1,
+            title="Clear number",
+            description="Sent for a number that is absent.",
+        ),
+        th.Property(
+            "clear_boolean",
+            th.BooleanType,
+            default=False,
+            title="Clear boolean",
+            description="Sent for a true/false that is absent.",
+        ),
+        th.Property(
+            "clear_date",
+            th.DateType,
+            default="9999-12-31",
+            title="Clear date",
+            description=(
+                "Sent for a date that is absent. Far ahead, so that no filter on the past or on the next days takes it."
+            ),
+        ),
+        th.Property(
+            "brake_min_rows_fraction",
+            th.NumberType(minimum=0, maximum=1),
+            default=0.9,
+            title="Brake: min rows fraction",
+            description="A complete log with less than this share of the known subscriptions stops the run.",
+        ),
+        th.Property(
+            "brake_max_clear_fraction",
+            th.NumberType(minimum=0, maximum=1),
+            default=0.05,
+            title="Brake: max clear fraction",
+            description="More than this share of the known readers losing all traits at once stops the run.",
+        ),
+        th.Property(
+            "memory_limit",
+            th.StringType,
+            default=DEFAULT_MEMORY_LIMIT,
+            title="Memory limit",
+            description="Memory for DuckDB; what does not fit is spilled to disk. The process needs about 200 MB more.",
+        ),
+    ).to_dict()
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Check what the JSON schema cannot."""
+        self._run: Run | None = None
+        self._finishing = False
+        self._signal: int | None = None
+        self._left_alone: set[str] = set()
+        super().__init__(**kwargs)
+        _check_settings(self.config)
+
+    @classmethod
+    @override
+    def append_builtin_config(cls, config_jsonschema: dict[str, Any]) -> None:
+        """Add only the SDK's settings that have a meaning here."""
+        merge_missing_config_jsonschema(ACTIVATE_VERSION_CONFIG, config_jsonschema)
+        PluginBase.append_builtin_config.__func__(cls, config_jsonschema)  # type: ignore[attr-defined]
+
+    @classmethod
+    @override
+    def invoke(  # type: ignore[override]
+        cls,
+        *,
+        about: bool = False,
+        about_format: str | None = None,
+        config: _ConfigInput | None = None,
+        file_input: IO[str] | None = None,
+    ) -> None:
+        """As the SDK's, but what ends a run is told in its summary, and the exit code says why."""
+        PluginBase.invoke.__func__(cls, about=about, about_format=about_format)  # type: ignore[attr-defined]
+        cls.print_version(print_fn=cls.logger.info)
+        given = config or _ConfigInput()
+        with exits(cls.logger):
+            target = cls(config=given.config, parse_env_config=given.parse_env, validate_config=True)
+            with target.told():
+                target.listen(file_input)
+
+    @property
+    def run(self) -> Run:
+        """The run; it begins, and the ledger is opened, when the first stream that matters is announced."""
+        if self._run is None:
+            self._run = Run(self.config, self.logger)
+        return self._run
+
+    # Messages
+
+    @override
+    def get_sink_class(self, stream_name: str) -> type[Sink]:
+        role = self.config["streams"].get(stream_name, {}).get("role")
+        if role == SUBSCRIPTIONS_ROLE:
+            return SubscriptionsSink
+        self._left_alone.add(stream_name)
+        return LeftAloneSink
+
+    @override
+    def _process_record_message(self, message_dict: dict[str, Any]) -> None:
+        """Hand a RECORD on as the line it came in, unless a stream map wants to see it."""
+        stream = message_dict.get("stream", "")
+        sink = self._sinks_active.get(stream)
+        if isinstance(sink, SubscriptionsSink) and self._is_plain(stream) and "record" in message_dict:
+            sink.take_line(message_dict, self.message_reader._current_message)  # noqa: SLF001
+            return
+        super()._process_record_message(message_dict)
+
+    def _is_plain(self, stream: str) -> bool:
+        return [type(stream_map) for stream_map in self.mapper.stream_maps.get(stream, [])] == [SameRecordTransform]
+
+    @override
+    def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
+        sink = self._sinks_active.get(message_dict["stream"])
+        if isinstance(sink, SubscriptionsSink):
+            sink.note_version(message_dict.get("version"))
+        super()._process_batch_message(message_dict)
+
+    @override
+    def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
+        """As the SDK's, without its words about metadata columns, which mean nothing here."""
+        for stream_map in self.mapper.stream_maps[message_dict["stream"]]:
+            sink = self.get_sink(stream_map.stream_alias)
+            if sink.process_activate_version_messages:
+                sink.activate_version(message_dict["version"])
+
+    @override
+    def _handle_max_record_age(self) -> None:
+        """The SDK would drain and let STATE out in the middle; nothing is delivered before the end of the pipe."""
+
+    # The end
+
+    @override
+    def process_endofpipe(self) -> None:
+        """Deliver, and only then let STATE out."""
+        if self._left_alone:
+            self.logger.warning("left alone, for no role is set for them: %s", ", ".join(sorted(self._left_alone)))
+        if self._run is None:
+            self.logger.warning("no stream of subscriptions came; nothing to do")
+            super().process_endofpipe()
+            return
+        self._finishing = True
+        self._run.finish()
+        self._run.end("finished")
+        super().process_endofpipe()
+        self._finishing = False
+        if self._signal is not None:
+            sys.exit(128 + self._signal)
+
+    @override
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        """End with 128 + *signum*; a delivery that is under way is finished first.
+
+        The SDK's handler drains all sinks, and lets STATE out for rows that were never delivered
+        (meltano/sdk#3775).
+        """
+        self._signal = signum
+        if self._finishing:
+            self.logger.warning("signal %d: finishing the delivery first", signum)
+            return
+        self.logger.warning("signal %d: nothing was sent", signum)
+        sys.exit(128 + signum)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Whatever ends the run inside the ``with`` block is told in its summary."""
+        try:
+            yield
+        except RunStopped as stop:
+            if self._run is not None:
+                self._run.end("stopped", str(stop))
+            raise
+        except BaseException as e:
+            if self._run is not None:
+                self._run.end("failed", f"{type(e).__name__}: {e}")
+            raise
+
+
+def _check_settings(config: Mapping[str, Any]) -> None:
+    """Check what a JSON schema cannot.
+
+    Raises:
+        ConfigRefused: a time zone or a date is none.
+    """
+    try:
+        ZoneInfo(config["timezone"])
+    except (ZoneInfoNotFoundError, ValueError) as e:
+        msg = f"timezone: {config['timezone']!r} is no IANA time zone. Write it like 'Europe/Amsterdam' or 'UTC'."
+        raise ConfigRefused(msg) from e
+    for setting, parse in (("as_of", datetime.fromisoformat), ("clear_date", date.fromisoformat)):
+        try:
+            parse(config.get(setting) or "2000-01-01")
+        except ValueError as e:
+            msg = f"{setting}: {config[setting]!r} cannot be read. Write it like '2026-03-28' in ISO 8601."
+            raise ConfigRefused(msg) from e

@@ -1,0 +1,170 @@
+"""The traits: which there are, what they are made of, and how a value is written.
+
+Engage names 30 columns of Piano's subscription log for targeting (fact sheet of Engage, 6.1). A reader has one
+value of each, taken from one subscription: the *primary* one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from piano_engage_common.duck import name, text
+
+USER_ID = "user_id"
+"""First column of every file that Engage takes in (fact sheet of Engage, section 2)."""
+
+
+class Kind(StrEnum):
+    """The types that Engage knows (fact sheet of Engage, 3.1), and money, which is a number to Engage."""
+
+    STRING = "string"
+    NUMBER = "number"
+    MONEY = "money"
+    BOOLEAN = "boolean"
+    DATE = "date"
+
+
+SQL_TYPES = {
+    Kind.STRING: "VARCHAR",
+    Kind.NUMBER: "BIGINT",
+    Kind.MONEY: "DECIMAL(18,4)",
+    Kind.BOOLEAN: "BOOLEAN",
+    Kind.DATE: "TIMESTAMP WITH TIME ZONE",
+}
+"""How the ledger keeps what a trait is made of: a date stays a moment until it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """One trait, made of the property of the same name of the primary subscription.
+
+    Attributes:
+        name: the trait's key at Engage; keys are case-sensitive there, and hold no spaces.
+        kind: what its values are.
+        drifts: changes from day to day by itself, and so causes no send of its own.
+    """
+
+    name: str
+    kind: Kind = Kind.STRING
+    drifts: bool = False
+
+
+TRAITS: tuple[Trait, ...] = (
+    Trait("subscription_id"),
+    Trait("create_date", Kind.DATE),
+    Trait("start_date", Kind.DATE),
+    Trait("end_date", Kind.DATE),
+    Trait("days_subscribed", Kind.NUMBER, drifts=True),
+    Trait("subscription_status"),
+    Trait("upgrade_status"),
+    Trait("trial_status"),
+    Trait("trial_period_end_date", Kind.DATE),
+    Trait("auto_renew", Kind.BOOLEAN),
+    Trait("auto_renew_disablement_date", Kind.DATE),
+    Trait("billing_period"),
+    Trait("total_charged", Kind.MONEY),
+    Trait("next_billing_date", Kind.DATE),
+    Trait("renewed", Kind.BOOLEAN),
+    Trait("currently_in_grace_period", Kind.BOOLEAN),
+    Trait("grace_period_start_date", Kind.DATE),
+    Trait("grace_period_extended_to", Kind.DATE),
+    Trait("access_expiration_date", Kind.DATE),
+    Trait("resource_id"),
+    Trait("resource_name"),
+    Trait("term_id"),
+    Trait("term_name"),
+    Trait("term_type"),
+    Trait("template_id"),
+    Trait("template_name"),
+    Trait("offer_id"),
+    Trait("offer_name"),
+    Trait("promo_code"),
+)
+"""The 30 traits but for ``user_id``, which is the key, in the order of the fact sheet."""
+
+NAMES = tuple(trait.name for trait in TRAITS)
+STEADY = tuple(trait.name for trait in TRAITS if not trait.drifts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """How values are written.
+
+    Nothing documents that a blank clears a trait at Engage, so what is absent is written out (decision 9).
+
+    Attributes:
+        zone: IANA time zone in which a moment becomes a date.
+        clear_string: written for a string that is absent.
+        clear_number: written for a number that is absent.
+        clear_boolean: written for a boolean that is absent.
+        clear_date: written for a date that is absent.
+    """
+
+    zone: str = "UTC"
+    clear_string: str = "none"
+    clear_number: str = "-1"
+    clear_boolean: str = "false"
+    clear_date: str = "9999-12-31"
+
+    def clear_value(self, trait: Trait) -> str:
+        """What is written for *trait* when there is no value."""
+        return {
+            Kind.STRING: self.clear_string,
+            Kind.NUMBER: self.clear_number,
+            Kind.MONEY: self.clear_number,
+            Kind.BOOLEAN: self.clear_boolean,
+            Kind.DATE: self.clear_date,
+        }[trait.kind]
+
+    def written(self, trait: Trait) -> str:
+        """Make the SQL of the text that is sent for *trait*; never NULL."""
+        column = name(trait.name)
+        value = {
+            Kind.STRING: column,
+            Kind.NUMBER: f"{column}::VARCHAR",
+            Kind.MONEY: f"rtrim(rtrim({column}::VARCHAR, '0'), '.')",
+            Kind.BOOLEAN: f"{column}::VARCHAR",
+            Kind.DATE: f"timezone({text(self.zone)}, {column})::DATE::VARCHAR",
+        }[trait.kind]
+        return f"coalesce({value}, {text(self.clear_value(trait))})"
+
+
+_NOT_LIVE = ("upgraded", "deleted", "pending", "not started", "wait confirmed")
+_LIVE_WITHOUT_END = ("active", "failed - will retry", "payment failure", "won't renew", "wont renew", "completed")
+_FREE_TERMS = ("registration", "newsletter", "ad view", "custom", "access granted")
+
+
+def _words(words: tuple[str, ...]) -> str:
+    return ", ".join(map(text, words))
+
+
+def primary_order(now: str) -> str:
+    """Make the SQL of the order in which a reader's subscriptions stand; the first is the primary one.
+
+    Live before not live; paid before trial before free; latest end of access; latest start; the id settles ties
+    (decision 8). *Live* is a subscription whose access has not ended, or that is in its grace period; the words of
+    ``subscription_status`` are those of the log (fact sheet of Piano, 2.7), in any case.
+
+    Args:
+        now: the moment at which to judge, as ISO 8601.
+
+    Returns:
+        A struct whose smallest value belongs to the primary subscription.
+    """
+    moment = f"{text(now)}::TIMESTAMPTZ"
+    live = (
+        f"coalesce(lower(subscription_status), '') NOT IN ({_words(_NOT_LIVE)}) AND ("
+        "coalesce(currently_in_grace_period, false) OR CASE WHEN access_expiration_date IS NULL "
+        f"THEN coalesce(lower(subscription_status), '') IN ({_words(_LIVE_WITHOUT_END)}) "
+        f"ELSE access_expiration_date > {moment} END)"
+    )
+    tier = (
+        f"CASE WHEN trial_period_end_date > {moment} THEN 1 "
+        f"WHEN coalesce(lower(term_type), '') IN ({_words(_FREE_TERMS)}) THEN 2 ELSE 0 END"
+    )
+    return (
+        f"struct_pack(not_live := NOT ({live}), tier := {tier}, "
+        "access_end := -coalesce(epoch_us(access_expiration_date), 0), "
+        "start := -coalesce(epoch_us(start_date), 0), subscription_id := subscription_id)"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
+import io
 import shutil
 import zipfile
 import zlib
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".zip")
 MAX_HEADER_BYTES = 1 << 16
-MAX_ZIP_RATIO = 1000
+MAX_ZIP_RATIO = 200
 """A real export shrinks by a factor of 10 to 30; more than this is not an export but a trap."""
+
+HARMLESS_BYTES = 10_000_000
+"""A member of a ZIP up to this size may shrink as it likes."""
+
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xfe", "is UTF-16 and not UTF-8; save it again as UTF-8"),
@@ -35,7 +41,10 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "is a PDF; export the log from Piano's Console as CSV"),
     (b"\x1f\x8b", "is gzip; unpack it first"),
     (b"\xd0\xcf\x11\xe0", "is an Excel workbook; save it as CSV"),
-    (b"PAR1", "is Parquet; the subscription log is a CSV"),
+    (b"PAR1", "is Parquet; export the log from Piano's Console as CSV"),
+    (b"<", "is a web page or XML; sign in to Piano's Console and download the export as CSV"),
+    (b"{", "is JSON; export the log from Piano's Console as CSV"),
+    (b"[", "is JSON; export the log from Piano's Console as CSV"),
 )
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -94,8 +103,11 @@ class Export:
         target = folder / f"{len(list(folder.iterdir()))}.csv"
         with _zip_errors(self.source), zipfile.ZipFile(self.source) as archive:
             member = archive.getinfo(self.member)
-            if member.file_size > MAX_ZIP_RATIO * max(member.compress_size, 1):
-                msg = f"{self.label}: unpacks to {member.file_size:,} bytes, which no export does."
+            if member.file_size > max(MAX_ZIP_RATIO * member.compress_size, HARMLESS_BYTES):
+                msg = (
+                    f"{self.label}: unpacks to {member.file_size:,} bytes from {member.compress_size:,}, which no "
+                    "export does. Unpack it by hand if you trust it."
+                )
                 raise InputRefused(msg)
             with archive.open(member) as packed, target.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
@@ -163,7 +175,7 @@ def open_exports(paths: Iterable[Path]) -> Iterator[Export]:
     for path in paths:
         stamp = _stamp(path)
         with path.open("rb") as file:
-            packed = file.read(4) == b"PK\x03\x04"
+            packed = file.read(4) in _ZIP_SIGNATURES
         if not packed:
             yield Export(path, stamp)
             continue
@@ -196,48 +208,67 @@ def read_header(export: Export) -> Header:
     Raises:
         InputRefused: the file is no CSV, has another delimiter, lacks a required column, or has a column twice.
     """
-    cells = next(csv.reader([_header_text(export)]), [])
-    headers = [cell.strip() for cell in cells]
-    found = [column_of(header) for header in headers]
-    columns = tuple(
-        column if column.name else Column(f"Column {number}", group="unknown")
-        for number, column in enumerate(found, start=1)
-    )
-    header = Header(columns)
-    names = header.names
+    headers = [cell.strip() for cell in next(csv.reader(io.StringIO(_header_text(export), newline="")))]
+    columns = tuple(_columns(headers))
+    names = tuple(column.name for column in columns)
     _check_required(export, headers, names)
-    first_seen: dict[str, int] = {}
-    for position, name in enumerate(names):
-        if name in first_seen:
-            one, two = headers[first_seen[name]], headers[position]
-            msg = (
-                f"{export.label}: line 1: the columns {first_seen[name] + 1} and {position + 1} "
-                f"({one!r} and {two!r}) are the same column. Remove one of them."
-            )
-            raise InputRefused(msg)
-        first_seen[name] = position
-    return header
+    _check_distinct(export, headers, names)
+    return Header(columns)
+
+
+def _columns(headers: Iterable[str]) -> Iterator[Column]:
+    for number, header in enumerate(headers, start=1):
+        column = column_of(header)
+        yield column if column.name else Column(f"Column {number}", group="unknown")
 
 
 def _header_text(export: Export) -> str:
-    start = export.head()
-    if not start:
-        msg = f"{export.label}: is empty. Download the export again."
-        raise InputRefused(msg)
+    start = export.head().removeprefix(codecs.BOM_UTF8)
+    if not start.strip():
+        raise refused(export, "is empty. Download the export again")
     for signature, problem in _SIGNATURES:
         if start.startswith(signature):
-            msg = f"{export.label}: {problem}."
-            raise InputRefused(msg)
-    start = start.removeprefix(codecs.BOM_UTF8)
+            raise refused(export, problem)
     if b"\r" in start and b"\n" not in start:
-        msg = f"{export.label}: its lines end in CR alone. Save it with LF or CRLF."
-        raise InputRefused(msg)
-    line = start.split(b"\n", 1)[0].split(b"\r", 1)[0]
+        raise refused(export, "its lines end in CR alone. Save it with LF or CRLF")
+    row = _first_row(start)
+    if row is None:
+        raise refused(export, "line 1: the quotes opened in the header are never closed, so the file is cut off")
+    if b"\0" in row:
+        raise refused(export, "line 1: holds zero bytes, so it is UTF-16 or damaged. Save the file as UTF-8")
     try:
-        return line.decode()
+        return row.decode()
     except UnicodeDecodeError as e:
-        msg = f"{export.label}: line 1: is not UTF-8 (byte {e.start + 1} of the line). Save the file as UTF-8."
-        raise InputRefused(msg) from e
+        problem = f"line 1: is not UTF-8 (byte {e.start + 1} of the line). Save the file as UTF-8"
+        raise refused(export, problem) from e
+
+
+def _first_row(start: bytes) -> bytes | None:
+    """Cut off what stands behind the first line break outside quotes; None when the quotes do not close."""
+    end = quotes = 0
+    for line in start.splitlines(keepends=True):
+        end += len(line)
+        quotes += line.count(b'"')
+        if not quotes & 1:
+            return start[:end].rstrip(b"\r\n")
+    return None
+
+
+def refused(export: Export, problem: str) -> InputRefused:
+    """Make the error that an export cannot be used; *problem* follows the file's name."""
+    return InputRefused(f"{export.label}: {problem}.")
+
+
+def _check_distinct(export: Export, headers: list[str], names: tuple[str, ...]) -> None:
+    first_seen: dict[str, int] = {}
+    for position, name in enumerate(names):
+        first = first_seen.setdefault(name, position)
+        if first != position:
+            problem = (
+                f"line 1: the columns {first + 1} and {position + 1} ({headers[first]!r} and {headers[position]!r}) "
+                "are the same column. Remove one of them"
+            )
+            raise refused(export, problem)
 
 
 def _check_required(export: Export, headers: list[str], names: tuple[str, ...]) -> None:
@@ -257,45 +288,3 @@ def _check_required(export: Export, headers: list[str], names: tuple[str, ...]) 
         "Is it the subscription log (Reports > Logs > Subscriptions) as CSV?"
     )
     raise InputRefused(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What one pass over the bytes of a CSV tells.
-
-    Attributes:
-        records: rows below the header, as a reader that knows quotes counts them.
-        quotes_close: False when the file ends inside quotes.
-        ends_with_newline: whether the last row is complete.
-    """
-
-    records: int
-    quotes_close: bool
-    ends_with_newline: bool
-
-
-def survey(export: Export) -> Shape:
-    """Count the rows by quotes and line ends alone, as a second opinion on the parser.
-
-    DuckDB reads a CSV in parallel and guesses where a row starts; a cell that holds line breaks can mislead it.
-    The count says so.
-
-    Raises:
-        InputRefused: the file holds zero bytes, as after a crash of the disk it was written to.
-    """
-    records = quotes = number = 0
-    line = b"\n"
-    with export.path.open("rb", buffering=1 << 20) as file:
-        for number, line in enumerate(file, start=1):
-            if b'"' in line:
-                quotes += line.count(b'"')
-            if not quotes & 1 and not line.isspace():
-                records += 1
-            if b"\0" in line:
-                msg = f"{export.label}: line {number}: holds zero bytes, so it is damaged. Download it again."
-                raise InputRefused(msg)
-    return Shape(
-        records=max(records - 1, 0),
-        quotes_close=not quotes & 1,
-        ends_with_newline=line.endswith((b"\n", b"\r")),
-    )

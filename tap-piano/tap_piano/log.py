@@ -7,6 +7,7 @@ which subscriptions stand twice, and whether the parser saw every row.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from piano_engage_common.stops import InputRefused, storage_errors
 
 from tap_piano.casts import SQL_TYPES, cast, failure
 from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Kind
-from tap_piano.files import Shape, survey
+from tap_piano.files import refused
 from tap_piano.rejects import Reject, RejectsFile, cell_rejects, structural_rejects
+from tap_piano.survey import Shape, count_carefully, odd_line_end, survey
 
 if TYPE_CHECKING:
     import logging
@@ -147,13 +149,32 @@ class SubscriptionLog:
     def _stage(self, number: int, export: Export, header: Header) -> _Stage:
         size = f"{export.megabytes:,.0f} MB"
         with self._progress.watch(f"{export.label}: reading", self._connection, size=size):
-            shape = survey(export)
-            stage = self._parse(number, export, header, parallel=True)
-            if self._records(stage) != shape.records:
-                # The parser started a thread inside a quoted cell. One thread alone cannot.
-                self._logger.info("%s: cells with line breaks need a slower way of reading.", export.label)
-                stage = self._parse(number, export, header, parallel=False)
-        self._check_complete(export, shape, stage)
+            with ThreadPoolExecutor(1) as pool:
+                second_opinion = pool.submit(survey, export)
+                try:
+                    stage = self._parse(number, export, header, parallel=True)
+                except InputRefused:
+                    second_opinion.result()  # may know better what is wrong
+                    raise
+                shape = second_opinion.result()
+            if not shape.quotes_close or self._records(stage) != shape.records:
+                stage = self._parse_carefully(number, export, header, stage)
+        self._check_last_row(export, shape, stage)
+        return stage
+
+    def _parse_carefully(self, number: int, export: Export, header: Header, stage: _Stage) -> _Stage:
+        """Settle who is right when parser and survey differ: a stray quote, or a parser that was misled."""
+        records = count_carefully(export)
+        if self._records(stage) == records:
+            return stage
+        self._logger.info("%s: cells with line breaks need a slower way of reading.", export.label)
+        stage = self._parse(number, export, header, parallel=False)
+        if (parsed := self._records(stage)) != records:
+            raise refused(
+                export,
+                f"its rows cannot be told apart ({parsed:,} or {records:,}, depending on how the quotes are read). "
+                "Download the export again",
+            )
         return stage
 
     def _parse(self, number: int, export: Export, header: Header, *, parallel: bool) -> _Stage:
@@ -192,17 +213,10 @@ class SubscriptionLog:
         rows = self._connection.sql(f"SELECT count(*) FROM read_parquet({text(str(stage.parquet))})").fetchall()
         return int(rows[0][0]) + len(stage.malformed)
 
-    def _check_complete(self, export: Export, shape: Shape, stage: _Stage) -> None:
-        last = max((reject for reject in stage.malformed), key=lambda reject: reject.line, default=None)
-        if last and not shape.quotes_close and last.reason == "quotes":
-            msg = (
-                f"{export.label}: line {last.line}: the quotes opened in this row are never closed, so the file is "
-                "cut off. Download the export again."
-            )
-            raise InputRefused(msg)
+    def _check_last_row(self, export: Export, shape: Shape, stage: _Stage) -> None:
+        last = max(stage.malformed, key=lambda reject: reject.line, default=None)
         if last and not shape.ends_with_newline and last.reason == "too few cells" and last.at_end:
-            msg = f"{export.label}: line {last.line}: the last row is cut off. Download the export again."
-            raise InputRefused(msg)
+            raise refused(export, f"line {last.line}: the last row is cut off. Download the export again")
 
     def _make_view(self, stages: list[_Stage]) -> None:
         parts = [
@@ -297,11 +311,11 @@ class SubscriptionLog:
 
 
 def _unparsable(export: Export, error: duckdb.InvalidInputException) -> InputRefused:
-    complaint = str(error)
-    if "state machine" in complaint or "new_line" in complaint.split("Possible fixes")[0]:
-        return InputRefused(
-            f"{export.label}: line ends are mixed (some LF, some CRLF), so rows cannot be told apart. "
-            "Save the file with one kind of line end, or download it again."
+    line = odd_line_end(export)
+    if line is not None:
+        return refused(
+            export,
+            f"line {line}: ends otherwise than the lines above, or holds a CR outside quotes, so rows cannot be told "
+            "apart (line ends are mixed). Save the file with one kind of line end, or download it again",
         )
-    first_line = complaint.splitlines()[0]
-    return InputRefused(f"{export.label}: cannot be read as CSV ({first_line}). Download the export again.")
+    return refused(export, f"cannot be read as CSV ({str(error).splitlines()[0]}). Download the export again")

@@ -6,7 +6,6 @@ walked once more to find out.
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tap_piano.columns import BY_NAME
+from tap_piano.survey import csv_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tap_piano.files import Export, Header
 
 MAX_SHOWN_VALUE = 80
-MAX_CELL_BYTES = 1 << 24
 PERSONAL = "(personal)"
 
 REASONS = {
@@ -164,19 +163,13 @@ def _mask(name: str, value: str) -> str:
 
 def _walk(export: Export, header: Header, skip_lines: set[int]) -> Iterator[tuple[int, int, list[str]]]:
     """Yield ordinal, first line and cells of the rows that the database could parse."""
-    limit = csv.field_size_limit(MAX_CELL_BYTES)
-    try:
-        with export.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file)
-            next(reader)
-            ordinal, line = 0, reader.line_num + 1
-            for cells in reader:
-                if cells and line not in skip_lines and len(cells) == len(header.names):
-                    yield ordinal, line, cells
-                    ordinal += 1
-                line = reader.line_num + 1
-    finally:
-        csv.field_size_limit(limit)
+    ordinal = 0
+    with csv_rows(export) as rows:
+        next(rows)
+        for line, cells in rows:
+            if cells and line not in skip_lines and len(cells) == len(header.names):
+                yield ordinal, line, cells
+                ordinal += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from piano_engage_common.duck import connect, text
 from piano_engage_common.progress import Progress
+from piano_engage_common.stops import RunStopped
 from singer_sdk import Stream
 from singer_sdk import typing as th
 from singer_sdk.mapper import SameRecordTransform
@@ -102,6 +104,12 @@ class SubscriptionLogStream(Stream):
         self._log_counts: LogCounts | None = None
         self._snapshot: int | None = None
         self._progress = Progress(self.logger)
+
+    @override
+    def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
+        """Log, but not the SDK's "unhandled error" about a stop, whose own message follows and says it all."""
+        if not isinstance(sys.exception(), RunStopped):
+            super().log(message, *args, level=level, **kwargs)
 
     # Selection
 

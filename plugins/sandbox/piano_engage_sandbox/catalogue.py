@@ -3,6 +3,7 @@
 Id shapes follow the reference sheet of Piano, 2.4; term types are labels of `Term.type_name` (2.7). Prices are whole
 cents. Odd but legal names (a comma, quotes, other scripts) are there on purpose.
 """
+# ruff: noqa: RUF001 - letters and dashes that look like others are part of the names
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ class Term:
     @property
     def period(self) -> str:
         """Say the billing period as Piano does: `1 month`, `2 years`, `4 weeks`; empty when nothing is billed."""
-        for count, unit in ((self.months / 12, "year"), (self.months, "month"), (self.days / 7, "week"), (self.days, "day")):
+        units = ((self.months / 12, "year"), (self.months, "month"), (self.days / 7, "week"), (self.days, "day"))
+        for count, unit in units:
             if count and count == int(count):
                 return f"{int(count)} {unit}" + ("s" if count > 1 else "")
         return ""
@@ -133,8 +135,8 @@ TERMS: Final = (
         months=1, intro_count=3, intro_price=499, renews=True, weight=0.24, churn=0.035, upgrade="TMPREM0NTH05",
     ),
     Term(
-        term_id="TMTR1AL14D02", name="Digital with 14 days free", type="Payment", resource=DIGITAL, offer=ALL_ACCESS, price=1250,
-        months=1, trial_days=14, renews=True, weight=0.20, churn=0.045, upgrade="TMPREYEAR006",
+        term_id="TMTR1AL14D02", name="Digital with 14 days free", type="Payment", resource=DIGITAL, offer=ALL_ACCESS,
+        price=1250, months=1, trial_days=14, renews=True, weight=0.20, churn=0.045, upgrade="TMPREYEAR006",
     ),
     Term(
         term_id="TMTR1AL30D03", name="First month for 1", type="Dynamic", resource=DIGITAL, offer=YEAR_DEAL, price=1099,
@@ -145,8 +147,8 @@ TERMS: Final = (
         months=12, renews=True, weight=0.12, churn=0.22, grace_days=21, upgrade="TMPREYEAR006", shared=1,
     ),
     Term(
-        term_id="TMPREM0NTH05", name="Premium monthly", type="Payment", resource=PREMIUM, offer=UPGRADE_OFFER, price=1499,
-        months=1, renews=True, weight=0.04, churn=0.025, upgrade="TMPREYEAR006", shared=2,
+        term_id="TMPREM0NTH05", name="Premium monthly", type="Payment", resource=PREMIUM, offer=UPGRADE_OFFER,
+        price=1499, months=1, renews=True, weight=0.04, churn=0.025, upgrade="TMPREYEAR006", shared=2,
     ),
     Term(
         term_id="TMPREYEAR006", name='Premium "all in" yearly', type="Payment", resource=PREMIUM, offer=UPGRADE_OFFER,
@@ -169,12 +171,12 @@ TERMS: Final = (
         weight=0.02,
     ),
     Term(
-        term_id="TMG1FT3MO011", name="Gift: three months", type="Gift", resource=DIGITAL, offer=SERVICE_DESK, price=2700,
-        months=3, weight=0.03,
+        term_id="TMG1FT3MO011", name="Gift: three months", type="Gift", resource=DIGITAL, offer=SERVICE_DESK,
+        price=2700, months=3, weight=0.03,
     ),
     Term(
-        term_id="TMSTAFF00012", name="Staff & contributors", type="Access Granted", resource=PREMIUM, offer=SERVICE_DESK,
-        weight=0.03,
+        term_id="TMSTAFF00012", name="Staff & contributors", type="Access Granted", resource=PREMIUM,
+        offer=SERVICE_DESK, weight=0.03,
     ),
     Term(
         term_id="TMCAMPUS0013", name="Example University", type="Email Domain Contract", resource=DIGITAL,

@@ -41,14 +41,15 @@ def parser() -> argparse.ArgumentParser:
         help="instead of --rows: readers 0 to N-1 of all who arrive from 2018 to 2034; about a quarter have by 2026",
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other readers (default: 1)")
-    p.add_argument("--as-of", default="2026-03-01T04:00", metavar="WHEN", help="moment of the export (default: %(default)s)")
+    when = "local date-time like 2026-03-01T04:00"
+    p.add_argument("--as-of", default="2026-03-01T04:00", metavar="WHEN", help=f"moment of the export, {when}")
     p.add_argument("--since", metavar="WHEN", help="moment at which --rows are counted (default: --as-of)")
     p.add_argument("--aid", default="ExAmPlE4a1", help="application; each has its own readers (default: %(default)s)")
     p.add_argument(
         "--groups", default="DEFAULT", metavar="LIST",
         help=f"attribute groups, separated by commas, or ALL: {', '.join(GROUPS)} (default: %(default)s)",
     )  # fmt: skip
-    p.add_argument("--timezone", default="Europe/Amsterdam", metavar="ZONE", help="IANA time zone (default: %(default)s)")
+    p.add_argument("--timezone", default="Europe/Amsterdam", metavar="ZONE", help="IANA name (default: %(default)s)")
     p.add_argument("--timestamps", choices=("piano", "dashboard"), default="piano",
                    help="2026-03-01 04:00:00 +0100, or 3/1/2026 4:00 AM (default: %(default)s)")  # fmt: skip
     p.add_argument("--crlf", action="store_true", help="end lines with CR LF instead of LF")

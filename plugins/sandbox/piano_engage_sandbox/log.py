@@ -6,10 +6,10 @@ decimals where it was charged and two where it is a price, an empty cell for no 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from piano_engage_sandbox import people
+from piano_engage_sandbox.catalogue import TERMS
 from piano_engage_sandbox.clock import DAY
 from piano_engage_sandbox.columns import DEFAULT, ordered_groups
 from piano_engage_sandbox.states import State, state_of
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
     from piano_engage_sandbox.catalogue import Term
     from piano_engage_sandbox.lives import Fate, Life, Lives
-    from piano_engage_sandbox.people import Person, Place
+    from piano_engage_sandbox.people import Person
 
 TRUTH: Final = ("FALSE", "TRUE")
-_NEEDS_QUOTES: Final = re.compile(r'[",\r\n]')
 _IDS: Final = 36**10
-_SCATTER: Final = 2_259_573_108_763_157
+SCATTER: Final = 2_259_573_108_763_157
 """Shares no factor with 36, so that no two subscription numbers get one id."""
 _DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _PAIRS: Final = [a + b for a in _DIGITS for b in _DIGITS]
@@ -44,7 +43,7 @@ class _Money(dict[int, str]):
 
 def subscription_id(number: int) -> str:
     """Give the id of a subscription number: `RC` and ten letters and digits, unlike for unlike numbers."""
-    rest, a = divmod(number * _SCATTER % _IDS, 1296)
+    rest, a = divmod(number * SCATTER % _IDS, 1296)
     rest, b = divmod(rest, 1296)
     rest, c = divmod(rest, 1296)
     d, e = divmod(rest, 1296)
@@ -71,8 +70,9 @@ class LogRows:
         }
         self._extra = [writers[group] for group in ordered_groups(groups) if group != DEFAULT]
         self._prices, self._money = _Prices(), _Money()
-        self._terms: dict[str, tuple[str, ...]] = {}
-        self._taxes: dict[tuple[Place, int], list[str]] = {}
+        self._terms = {term.term_id: _term_cells(term) for term in TERMS}
+        self._periods = {term.term_id: term.period for term in TERMS}
+        self._taxes: dict[tuple[str, int], list[str]] = {}
 
     def of(self, life: Life) -> list[list[str]]:
         """Give the rows of one reader, a row for each subscription."""
@@ -97,7 +97,7 @@ class LogRows:
             *self._activity(who, state),
             *self._billing(who, state),
             who.uid, who.email, who.first, who.last, self._stamp(state.access_until),
-            *self._term_cells(term),
+            *self._terms[term.term_id],
             who.campaign, _promo_code(fate),
             *who.conversion, *who.contact,
             f"PSC{fate.number:08}" if state.migrated_at is not None else "",
@@ -105,7 +105,7 @@ class LogRows:
             str(term.shared and who.phase % (term.shared + 1)),
             TRUTH[state.migrated_at is not None], self._stamp(state.migrated_at),
             TRUTH[fate.upgraded_from is not None], self._id(fate.upgraded_from) if fate.upgraded_from else "",
-            *_access_period(state),
+            *self._access_period(state),
         ]  # fmt: skip
 
     def _course(self, state: State) -> list[str]:
@@ -137,36 +137,37 @@ class LogRows:
         """Write columns 19 to 29."""
         money, stamp = self._money, self._stamp
         return [
-            state.fate.term.period, money[state.total_charged], str(state.charge_count), money[state.total_refunded],
+            self._periods[state.fate.term.term_id],
+            money[state.total_charged], str(state.charge_count), money[state.total_refunded],
             who.payment if state.charge_count else "", stamp(state.last_billing), stamp(state.next_billing),
             TRUTH[state.paid_periods > 1], TRUTH[state.in_grace], stamp(state.grace_start),
             stamp(state.grace_extended_to),
         ]  # fmt: skip
-
-    def _term_cells(self, term: Term) -> tuple[str, ...]:
-        """Write columns 35 to 45, the same for all on a term."""
-        if term.term_id not in self._terms:
-            offer, resource = term.offer, term.resource
-            shown_by = offer.experience
-            self._terms[term.term_id] = (
-                resource.rid, resource.name, term.term_id, term.name, term.type,
-                offer.template.template_id, offer.template.name, offer.offer_id, offer.name,
-                shown_by.experience_id if shown_by else "", shown_by.name if shown_by else "",
-            )  # fmt: skip
-        return self._terms[term.term_id]
 
     def _tax(self, who: Person, state: State) -> list[str]:
         """Write columns 65 to 70: the tax within the last charge."""
         place, amount = who.place, state.last_amount
         if not amount:
             return ["", "", "", "", "", ""]
-        key = (place, amount)
+        key = (place.city, amount)
         if key not in self._taxes:
             tax = round(amount * 100 * place.tax / (100 + place.tax))
             base = amount * 100 - tax
             texts = [f"{part // 10_000}.{part % 10_000:04}" for part in (tax, base)]
-            self._taxes[key] = [*texts, f"{place.tax:.4f}", place.country, place.state if place.country == "United States" else ""]
+            state_or_province = place.state if place.country == "United States" else ""
+            self._taxes[key] = [*texts, f"{place.tax:.4f}", place.country, state_or_province]
         return [*self._taxes[key], who.contact[7]]
+
+    def _access_period(self, state: State) -> list[str]:
+        """Write columns 76 to 78, which only dynamic terms fill."""
+        term, paid = state.fate.term, state.paid_periods
+        if term.type != "Dynamic":
+            return ["", "", ""]
+        if not paid and term.trial_days:
+            return ["Trial", f"{term.trial_days} days", "1"]
+        if paid <= term.intro_count:
+            return ["First term", self._periods[term.term_id], str(max(paid, 1))]
+        return ["Standard", self._periods[term.term_id], str(max(paid - term.intro_count, 1))]
 
     def _renewable_gift(self, _who: Person, state: State) -> list[str]:
         return [TRUTH[0] if state.fate.term.type == "Gift" else ""]
@@ -206,14 +207,14 @@ def csv_lines(rows: Iterable[list[str]], end: str) -> str:
     for row in rows:
         line = ",".join(row)
         if '"' in line or "\n" in line or "\r" in line or line.count(",") >= len(row):
-            line = ",".join([f'"{c.replace(_QUOTE, _TWO_QUOTES)}"' if _NEEDS_QUOTES.search(c) else c for c in row])
+            line = ",".join([_quoted(c) if "," in c or '"' in c or "\n" in c or "\r" in c else c for c in row])
         lines.append(line)
     lines.append("")
     return end.join(lines)
 
 
-_QUOTE: Final = '"'
-_TWO_QUOTES: Final = '""'
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
 
 
 def _promo_code(fate: Fate) -> str:
@@ -223,13 +224,12 @@ def _promo_code(fate: Fate) -> str:
     return f"{promotion.code}{fate.number:06X}" if promotion.one_code_a_reader else promotion.code
 
 
-def _access_period(state: State) -> list[str]:
-    """Write columns 76 to 78, which only dynamic terms fill."""
-    term, paid = state.fate.term, state.paid_periods
-    if term.type != "Dynamic":
-        return ["", "", ""]
-    if not paid and term.trial_days:
-        return ["Trial", f"{term.trial_days} days", "1"]
-    if paid <= term.intro_count:
-        return ["First term", term.period, str(max(paid, 1))]
-    return ["Standard", term.period, str(max(paid - term.intro_count, 1))]
+def _term_cells(term: Term) -> tuple[str, ...]:
+    """Write columns 35 to 45, the same for all on a term."""
+    offer, resource = term.offer, term.resource
+    shown_by = offer.experience
+    return (
+        resource.rid, resource.name, term.term_id, term.name, term.type,
+        offer.template.template_id, offer.template.name, offer.offer_id, offer.name,
+        shown_by.experience_id if shown_by else "", shown_by.name if shown_by else "",
+    )  # fmt: skip

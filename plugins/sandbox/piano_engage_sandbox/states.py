@@ -176,15 +176,15 @@ def _trial_status(fate: Fate, as_of: int, paid: int) -> str:
         return NO_TRIAL
     if paid:
         return TRIAL_CONVERTED
-    return IN_TRIAL if as_of < fate.stop_at else TRIAL_LEFT
+    return IN_TRIAL if as_of < fate.trial_end else TRIAL_LEFT
 
 
 def _modified(fate: Fate, as_of: int, last_charge: int | None) -> int:
     """Give the last real change: the latest thing that happened to the subscription by the moment."""
     modified = fate.create
     for moment in (
-        fate.start, last_charge or 0, fate.off_at, *fate.pause, fate.failed_at, fate.extended_at, fate.recovered_at,
-        fate.upgrade_asked_at, fate.stop_at, fate.migrated_at,
+        fate.start, fate.trial_end or 0, last_charge or 0, fate.off_at, *fate.pause, fate.failed_at,
+        fate.extended_at, fate.recovered_at, fate.upgrade_asked_at, fate.stop_at, fate.migrated_at,
     ):  # fmt: skip
         if modified < moment <= as_of:
             modified = moment

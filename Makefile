@@ -1,0 +1,81 @@
+# Two commands for newcomers: `make run` and `make test`. Each sets up what it needs; python3 (3.11 or newer)
+# with venv, git and make are enough. uv is brought along in .uv/ where it is not installed.
+
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+BIN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+export MELTANO_CLI_LOG_LEVEL ?= info
+PLUGINS := tap-piano target-recurly-engage
+CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types docs constraints check-constraints setup benchmark kill-test clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup ## Run the main job on the shipped sample, twice, and tell what it did
+	@$(BIN)/python demo/run.py
+
+test: .venv/.dev ## Run all tests
+	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+
+lint: .venv/.dev check-constraints ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/.dev ## Check types
+	@$(BIN)/mypy
+
+setup: .meltano/.plugins ## Install Meltano and the plugins
+
+benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the figures stand in docs/benchmarks.md
+	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+
+kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
+	@$(BIN)/python demo/kill_test.py $(ARGS)
+
+docs: .venv/.dev ## Write the settings of both plugins, from --about, into meltano.yml and the READMEs
+	@$(BIN)/python scripts/docs.py
+
+constraints: ## Pin the plugins' environments anew from uv.lock
+	@$(MAKE) --no-print-directory -B $(CONSTRAINTS)
+
+plugins/requirements/%.txt: uv.lock | $(UV)
+	@$(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --package $* -o $@ >/dev/null
+
+check-constraints: | $(UV) ## Fail when the pins are older than uv.lock
+	@for plugin in $(PLUGINS); do \
+	  $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --package $$plugin \
+	    | diff -u plugins/requirements/$$plugin.txt - \
+	    || { echo "plugins/requirements/$$plugin.txt is stale: run 'make constraints'"; exit 1; }; \
+	done
+
+# The environment: Meltano and the sandbox for `make run`, with the tools added for tests.
+
+.uv/bin/uv:
+	@python3 -m venv .uv
+	@.uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+ifneq ($(UV),.uv/bin/uv)
+$(UV): ;
+endif
+
+.venv/bin/python: | $(UV)
+	@$(UV) venv -q --allow-existing --python "$$(command -v python3)" .venv
+
+.venv/.run: uv.lock pyproject.toml | $(UV) .venv/bin/python
+	@$(UV) sync -q --frozen --no-dev --inexact
+	@touch $@
+
+.venv/.dev: uv.lock pyproject.toml $(wildcard */pyproject.toml plugins/*/pyproject.toml) | $(UV) .venv/bin/python
+	@$(UV) sync -q --frozen --inexact
+	@touch $@
+
+.meltano/.plugins: .venv/.run meltano.yml $(CONSTRAINTS) $(PLUGINS:%=%/pyproject.toml) common/pyproject.toml
+	@$(BIN)/meltano --log-level=warning install --force >/dev/null || $(BIN)/meltano install --force
+	@touch $@
+
+clean: ## Remove all that set-up and runs made
+	@rm -rf .uv .venv .meltano output runs

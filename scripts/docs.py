@@ -1,0 +1,91 @@
+"""Write what `--about` says of the plugins' settings into meltano.yml and the READMEs.
+
+The places are marked: ``settings: <plugin> (made by ...)`` opens one, ``end`` closes it. With ``--check`` nothing is
+written, and the exit code says whether all is up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGINS = ("tap-piano", "target-recurly-engage")
+FILES = ("meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md")
+BLOCK = re.compile(
+    r"(?P<open>^(?P<indent> *)(?:#|<!--) settings: (?P<plugin>[a-z-]+) .*?\n)(?P<body>.*?)(?P<close>^ *(?:#|<!--) end)",
+    re.DOTALL | re.MULTILINE,
+)
+KINDS = {"integer": "integer", "number": "decimal", "boolean": "boolean", "object": "object", "array": "array"}
+
+
+def settings(plugin: str) -> dict[str, Any]:
+    """Ask a plugin for the JSON schema of its settings."""
+    command = [str(Path(sys.executable).with_name(plugin)), "--about", "--format", "json"]
+    about = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603 - our own
+    return dict(about["settings"])
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """Name the kind of a setting as Meltano does; a string is not named."""
+    types = schema.get("type", "string")
+    names = [types] if isinstance(types, str) else types
+    return next((KINDS[name] for name in names if name in KINDS), "")
+
+
+def as_yaml(schema: dict[str, Any], indent: str) -> str:
+    """List settings as Meltano takes them. No default stands here: there is one, in the code."""
+    lines = []
+    for name, entry in schema["properties"].items():
+        lines.append(f"- name: {name}")
+        if kind(entry):
+            lines.append(f"  kind: {kind(entry)}")
+        lines.append(f"  label: {json.dumps(entry.get('title', name))}")
+        lines.append(f"  description: {json.dumps(entry['description'], ensure_ascii=False)}")
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
+def as_table(schema: dict[str, Any]) -> str:
+    """List settings as a Markdown table: those of the plugin itself, then the names of those of the SDK."""
+    rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
+    required = schema.get("required", [])
+    for name, entry in schema["properties"].items():
+        default = "required" if name in required else f"`{json.dumps(entry['default'])}`" if "default" in entry else ""
+        rows.append(f"| `{name}` | {default} | {entry['description'].replace('|', '&#124;')} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def renewed(text: str) -> str:
+    """Give *text* with its marked blocks made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        schema = settings(match["plugin"])
+        is_yaml = match["open"].lstrip().startswith("#")
+        body = as_yaml(schema, match["indent"]) if is_yaml else as_table(schema)
+        return match["open"] + body + match["close"]
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    """Renew all files, or with ``--check`` say which are stale."""
+    stale = []
+    for file in FILES:
+        path = ROOT / file
+        text = path.read_text(encoding="utf-8")
+        if (new := renewed(text)) != text:
+            stale.append(file)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        print(f"stale: {', '.join(stale)}; run 'make docs'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -81,7 +81,7 @@ class Progress:
 
     def _say(self, rows: int, now: float, what: str = "") -> None:
         seconds = now - self._began
-        print(f"{rows:,} rows{what}, {seconds:.0f} s, {rows / seconds:,.0f} rows/s", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{rows:,} rows{what}, {seconds:.0f} s, {rows / seconds:,.0f} rows/s\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as e:
-        print(f"cannot write {given.output}: {e.strerror or e}", file=sys.stderr)
+        sys.stderr.write(f"cannot write {given.output}: {e.strerror or e}\n")
         return 1
     return 0

@@ -5,6 +5,7 @@ Nothing is sent, the ledger stays as it was, and no STATE goes out, so the next 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ class Brake:
         msg = (
             f"brake: the log holds {merge.came:,} subscriptions, the ledger {merge.before:,}; "
             f"{merge.vanished:,} would have vanished. {NOTHING_SENT} Check the export's filters; if it is right, run "
-            f"once with brake_min_rows_fraction below {merge.came / merge.before:.3f}."
+            f"once with brake_min_rows_fraction of at most {math.floor(1000 * merge.came / merge.before) / 1000}."
         )
         raise BrakeApplied(msg)
 
@@ -74,6 +75,6 @@ class Brake:
         msg = (
             f"brake: {plan.gone:,} of {plan.known:,} readers would have all traits cleared, because they have no "
             f"subscription left. {NOTHING_SENT} Check the export; if it is right, run once with "
-            f"brake_max_clear_fraction of at least {plan.gone / plan.known:.3f}."
+            f"brake_max_clear_fraction of at least {math.ceil(1000 * plan.gone / plan.known) / 1000}."
         )
         raise BrakeApplied(msg)

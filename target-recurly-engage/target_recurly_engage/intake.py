@@ -5,31 +5,35 @@ RECORD lines are written to a file as they come and loaded from there like a bat
 
 from __future__ import annotations
 
-import gzip
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 import duckdb
 from piano_engage_common.duck import name, text
-from piano_engage_common.stops import InputRefused
+from piano_engage_common.stops import ConfigRefused, InputRefused, storage_errors
 
-from target_recurly_engage.traits import NAMES, SQL_TYPES, TRAITS
+from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from target_recurly_engage.ledger import Ledger
 
 KEY = ("subscription_id", "user_id")
 LINES_PER_FILE = 100_000
 MAX_RECORD_BYTES = 16 << 20
+SHOWN_CHARACTERS = 40
 
 _TYPES = {
     "aid": "VARCHAR",
     "user_id": "VARCHAR",
     "modify_time": "TIMESTAMP WITH TIME ZONE",
 } | {trait.name: SQL_TYPES[trait.kind] for trait in TRAITS}
+
+_GZIP = b"\x1f\x8b"
+_READING = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException)
 
 
 class Intake:
@@ -40,20 +44,20 @@ class Intake:
 
     Attributes:
         rows: rows that came.
-        blank: rows without a subscription id or without a user id; they are left out.
+        blank: of these, rows that name no subscription or no reader; they are left out.
         columns: properties that came.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         """Make the table anew: what a crashed run collected comes again, for its STATE never went out."""
         self._ledger = ledger
-        self._lines: list[bytes] = []
-        self._files = 0
+        self._lines = ledger.work / "records.jsonl"
+        self._file: BinaryIO | None = None
+        self._waiting = 0
+        self._snapshots: dict[str, _Snapshot] = {}
         self.rows = 0
         self.blank = 0
         self.columns: set[str] = set()
-        self._open: set[int] = set()
-        self._complete: set[int] = set()
         ledger.connection.execute("CREATE OR REPLACE TABLE incoming AS FROM subscriptions LIMIT 0")
 
     def expect(self, stream: str, schema: dict[str, Any]) -> None:
@@ -67,35 +71,35 @@ class Intake:
         if missing:
             msg = f"stream {stream!r}: its schema has no {' and no '.join(missing)}. Is its role really subscriptions?"
             raise InputRefused(msg)
+        self.flush()  # what waits came under the schema before
         self.columns |= properties.keys() & _TYPES.keys()
+        self._snapshots.setdefault(stream, _Snapshot())
 
     # RECORD
 
     def take_line(self, line: bytes) -> None:
         """Take a RECORD message as it came, or anything else with a member ``record``."""
-        self._lines.append(line)
-        if len(self._lines) >= LINES_PER_FILE:
+        if self._file is None:
+            self._file = self._lines.open("wb", buffering=1 << 20)
+        self._file.write(line.strip() + b"\n")
+        self._waiting += 1
+        if self._waiting >= LINES_PER_FILE:
             self.flush()
 
     def flush(self) -> None:
         """Load the RECORD messages that wait."""
-        if not self._lines:
+        if self._file is None:
             return
-        path = self._ledger.work / "records.jsonl"
-        path.write_bytes(b"\n".join(line.strip() for line in self._lines) + b"\n")
-        self._lines.clear()
-        # All as text first: a number that is no number shall be named, not end in a guess.
+        self._file.close()
+        self._file, self._waiting = None, 0
         record = ", ".join(f"{name(column)} VARCHAR" for column in sorted(self.columns))
-        source = (
-            f"(SELECT unnest(record) FROM read_json({text(str(path))}, format = 'newline_delimited', "
-            f"columns = {{record: {text(f'STRUCT({record})')}}}, maximum_object_size = {MAX_RECORD_BYTES}))"
-        )
-        self._load(source, sorted(self.columns), "RECORD messages")
-        path.unlink()
+        columns = f"{{record: {text(f'STRUCT({record})')}}}"
+        self._load(f"(SELECT unnest(record) FROM {_read_json(self._lines, columns)})", "RECORD messages")
+        self._lines.unlink()
 
     # BATCH
 
-    def take_files(self, encoding: str, compression: str | None, urls: Sequence[str]) -> None:
+    def take_files(self, encoding: str, urls: Sequence[str]) -> None:
         """Load the files of a BATCH message and remove each once its rows are safe.
 
         Raises:
@@ -103,91 +107,205 @@ class Intake:
         """
         for url in urls:
             path = _path(url)
-            if encoding == "parquet":
-                source = f"read_parquet({text(str(path))})"
-                columns = [row[0] for row in self._describe(source, url)]
-            elif encoding == "jsonl":
-                source, columns = self._json_source(path, compression), sorted(self.columns)
-            else:
-                msg = f"BATCH: the encoding {encoding!r} is not known. Let the tap write parquet or jsonl."
-                raise InputRefused(msg)
-            self._load(source, [column for column in columns if column in _TYPES], url)
+            self._load(self._batch(encoding, path), url)
+            with storage_errors(f"removing {path}"):
+                path.unlink()
+
+    def records(self, encoding: str, urls: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a BATCH message one by one, for those who have to see them; then remove the files.
+
+        Raises:
+            InputRefused: as :meth:`take_files`.
+        """
+        for url in urls:
+            path = _path(url)
+            source = _read_text(path) if encoding == "jsonl" else self._batch(encoding, path)
+            line = "line" if encoding == "jsonl" else "to_json(rows)"
+            # A cursor, for between two records the connection is asked other things.
+            cursor = self._ledger.connection.cursor()
+            try:
+                cursor.execute(f"SELECT {line} FROM {source} AS rows")
+                while some := cursor.fetchmany(1000):
+                    yield from (json.loads(row[0]) for row in some)
+            except duckdb.Error as e:
+                raise _unreadable(url, e) from e
+            self.flush()
             path.unlink()
 
-    def _json_source(self, path: Path, compression: str | None) -> str:
-        packed = "gzip" if compression == "gzip" else "uncompressed"
-        columns = ", ".join(f"{name(column)}: 'VARCHAR'" for column in sorted(self.columns))
-        return (
-            f"read_json({text(str(path))}, format = 'newline_delimited', columns = {{{columns}}}, "
-            f"compression = {text(packed)}, maximum_object_size = {MAX_RECORD_BYTES})"
-        )
+    def _batch(self, encoding: str, path: Path) -> str:
+        if encoding == "parquet":
+            return f"read_parquet({text(str(path))})"
+        if encoding == "jsonl":
+            columns = ", ".join(f"{name(column)}: 'VARCHAR'" for column in sorted(self.columns))
+            return _read_json(path, f"{{{columns}}}")
+        msg = f"BATCH: the encoding {encoding!r} is not known. Let the tap write parquet or jsonl."
+        raise InputRefused(msg)
 
-    def _describe(self, source: str, url: str) -> list[tuple[Any, ...]]:
-        try:
-            return self._ledger.connection.sql(f"DESCRIBE FROM {source}").fetchall()
-        except duckdb.Error as e:
-            raise _unreadable(url, e) from e
+    # Both
 
-    def _load(self, source: str, columns: Sequence[str], label: str) -> None:
-        values = ", ".join(
-            f"nullif({name(c)}::VARCHAR, '') AS {name(c)}" if _TYPES[c] == "VARCHAR"
-            else f"{name(c)}::{_TYPES[c]} AS {name(c)}"
-            for c in columns
-        )
+    def _load(self, source: str, label: str) -> None:
         connection = self._ledger.connection
-        before = self._ledger.count("SELECT count(*) FROM incoming")
         try:
-            with self._ledger.transaction():
-                ((rows,),) = connection.sql(f"SELECT count(*) FROM {source}").fetchall()
-                connection.execute(
-                    f"INSERT INTO incoming BY NAME SELECT * FROM (SELECT {values} FROM {source}) "
-                    "WHERE subscription_id IS NOT NULL AND user_id IS NOT NULL"
-                )
-        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException) as e:
+            with storage_errors(f"writing {self._ledger.path}"), self._ledger.transaction():
+                described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
+                types = {column: kind for column, kind, *_ in described if column in _TYPES}
+                self._check_columns(types, label)
+                values = ", ".join(f"{_cast(column, kind)} AS {name(column)}" for column, kind in types.items())
+                load = f"INSERT INTO incoming BY NAME SELECT {values} FROM {source}"
+                ((rows,),) = connection.execute(load).fetchall()
+        except _READING as e:
+            raise self._culprit(source, label) or _unreadable(label, e) from e
+        except duckdb.IOException as e:
             raise _unreadable(label, e) from e
-        self.rows += int(rows)
-        self.blank += int(rows) - (self._ledger.count("SELECT count(*) FROM incoming") - before)
+        self.rows += rows
+
+    def _check_columns(self, types: dict[str, str], label: str) -> None:
+        """What a file lacks did not come, whatever the schema promised."""
+        missing = [column for column in KEY if column not in types]
+        if missing:
+            msg = f"{label}: has no column {' and no column '.join(missing)}. Nothing was sent."
+            raise InputRefused(msg)
+        self.columns &= types.keys()
+
+    def _culprit(self, source: str, label: str) -> InputRefused | None:
+        """Find the first value that is not of its column's type."""
+        for column in sorted(self.columns):
+            if _TYPES[column] == "VARCHAR":
+                continue
+            value = f"{name(column)}::VARCHAR"
+            query = (
+                f"SELECT subscription_id::VARCHAR, {value} FROM {source} "
+                f"WHERE {_cast(column, 'VARCHAR', cast='TRY_CAST')} IS NULL AND trim({value}) <> '' LIMIT 1"
+            )
+            try:
+                found = self._ledger.connection.execute(query).fetchall()
+            except duckdb.Error:
+                return None
+            for subscription, shown in found:
+                return InputRefused(
+                    f"{label}: {column} of subscription {subscription} is {shown[:SHOWN_CHARACTERS]!r}, "
+                    f"which is no {_TYPES[column]}. Nothing was sent; mend the tap or leave the column out."
+                )
+        return None
 
     # Snapshots
 
-    def note_version(self, version: int | None) -> None:
+    def note_version(self, stream: str, version: int | None) -> None:
         """Note that rows of a snapshot came."""
         if version is not None:
-            self._open.add(version)
+            self._snapshots[stream].note(version)
 
-    def complete(self, version: int) -> None:
+    def complete(self, stream: str, version: int) -> None:
         """Note that a snapshot is complete: what it lacks has vanished."""
-        self._complete.add(version)
+        self._snapshots[stream].complete = version
 
     def finish(self) -> bool:
         """Load what waits, and say whether the rows are the complete log.
 
         Raises:
+            ConfigRefused: the rows belong to another application than the ledger.
             InputRefused: a snapshot began and did not end, so the tap broke off.
         """
         self.flush()
-        if self._open - self._complete:
+        if any(snapshot.broken for snapshot in self._snapshots.values()):
             msg = (
                 "the tap broke off in the middle of a snapshot (no ACTIVATE_VERSION came). Nothing was sent; "
                 "see the tap's own message, then run again."
             )
             raise InputRefused(msg)
-        self._drop_older_duplicates()
-        return bool(self._complete)
+        with storage_errors(f"writing {self._ledger.path}"):
+            self._drop_blanks()
+            self._drop_older_duplicates()
+        self._check_application()
+        return all(snapshot.complete is not None for snapshot in self._snapshots.values())
+
+    def _drop_blanks(self) -> None:
+        self.blank = self._ledger.count("DELETE FROM incoming WHERE subscription_id IS NULL OR user_id IS NULL")
 
     def _drop_older_duplicates(self) -> None:
         """Of several rows of one subscription keep the one that came last, as Singer has it."""
-        key = "coalesce(aid, ''), subscription_id"
-        distinct = self._ledger.count(f"SELECT count(DISTINCT hash({key})) FROM incoming")
-        if distinct < self._ledger.count("SELECT count(*) FROM incoming"):
+        distinct = self._ledger.count("SELECT count(DISTINCT hash(subscription_id)) FROM incoming")
+        if distinct < self.rows - self.blank:
             self._ledger.connection.execute(
-                f"DELETE FROM incoming WHERE rowid NOT IN (SELECT max(rowid) FROM incoming GROUP BY {key})"
+                "DELETE FROM incoming WHERE rowid NOT IN (SELECT max(rowid) FROM incoming GROUP BY subscription_id)"
             )
+
+    def _check_application(self) -> None:
+        """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns."""
+        found = self._ledger.connection.execute(
+            "SELECT aid FROM incoming UNION SELECT aid FROM subscriptions ORDER BY aid"
+        ).fetchall()
+        aids = [aid for (aid,) in found if aid is not None]
+        if len(aids) > 1:
+            msg = (
+                f"one ledger serves one application, but subscriptions of {' and '.join(aids[:3])} meet in "
+                f"{self._ledger.path}. Nothing was sent; give each application a ledger and an output of its own."
+            )
+            raise ConfigRefused(msg)
+
+
+class _Snapshot:
+    """How far a stream's snapshot is."""
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self.complete: int | None = None
+        self._open: int | None = None
+
+    def note(self, version: int) -> None:
+        """Rows of *version* came, so it is not complete yet."""
+        self._open = version
+        self.complete = None
+
+    @property
+    def broken(self) -> bool:
+        """Rows came, and nothing said that they were all."""
+        return self._open is not None and self._open != self.complete
+
+
+def _cast(column: str, kind: str, *, cast: str = "CAST") -> str:
+    """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL.
+
+    A NUL has no place in a CSV and is dropped.
+    """
+    wanted = _TYPES[column]
+    if kind != "VARCHAR" and wanted != "VARCHAR":
+        return f"{cast}({name(column)} AS {wanted})"
+    value = f"{name(column)}::VARCHAR"
+    if wanted == "VARCHAR":
+        kept = f"replace({value}, chr(0), '')"
+        return f"CASE WHEN trim({kept}, E' \\t\\r\\n') <> '' THEN {kept} END"
+    value = f"nullif(trim({value}), '')"
+    if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where others write +0200
+        mended = f"regexp_replace({value}, '([+-]\\d\\d)(\\d\\d)$', '\\1:\\2')"
+        return f"coalesce(TRY_CAST({value} AS {wanted}), {cast}({mended} AS {wanted}))"
+    return f"{cast}({value} AS {wanted})"
+
+
+def _read_json(path: Path, columns: str) -> str:
+    """Make the SQL that reads JSON lines; all as text, for a number that is none shall be named, not guessed at."""
+    return (
+        f"read_json({text(str(path))}, format = 'newline_delimited', columns = {columns}, "
+        f"compression = {text(_compression(path))}, maximum_object_size = {MAX_RECORD_BYTES})"
+    )
+
+
+def _read_text(path: Path) -> str:
+    return (
+        f"(SELECT json AS line FROM read_json_objects({text(str(path))}, format = 'newline_delimited', "
+        f"compression = {text(_compression(path))}, maximum_object_size = {MAX_RECORD_BYTES}))"
+    )
+
+
+def _compression(path: Path) -> str:
+    """Look into the file, for the message need not tell."""
+    with path.open("rb") as file:
+        return "gzip" if file.read(len(_GZIP)) == _GZIP else "uncompressed"
 
 
 def _path(url: str) -> Path:
     address = urlparse(url)
-    if address.scheme not in {"", "file"}:
+    if address.scheme not in {"", "file"} or address.netloc not in {"", "localhost"}:
         msg = f"BATCH: {url} does not lie on this machine. Let the tap write its batches into a local folder."
         raise InputRefused(msg)
     path = Path(unquote(address.path))

@@ -7,7 +7,7 @@ them. One run at a time holds the file; DuckDB sees to that.
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,26 +15,26 @@ import duckdb
 from piano_engage_common.duck import connect, name
 from piano_engage_common.stops import StorageFailed, storage_errors
 
-from target_recurly_engage.traits import NAMES, SQL_TYPES, TRAITS
+from target_recurly_engage.traits import SQL_TYPES, TRAITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _SUBSCRIPTION_COLUMNS = ", ".join(
-    ["aid VARCHAR", "user_id VARCHAR NOT NULL"]
+    ["aid VARCHAR", "user_id VARCHAR"]
     + [f"{name(trait.name)} {SQL_TYPES[trait.kind]}" for trait in TRAITS]
     + ["modify_time TIMESTAMP WITH TIME ZONE"]
 )
-SUBSCRIPTION_NAMES = ("aid", "user_id", *NAMES, "modify_time")
 
 MIGRATIONS: tuple[str, ...] = (
     # 1: the first ledger
     f"""
     CREATE TABLE subscriptions ({_SUBSCRIPTION_COLUMNS});
     CREATE TABLE delivered (
-        user_id VARCHAR NOT NULL,
-        delivery_id VARCHAR NOT NULL,
+        user_id VARCHAR,
+        delivery_id VARCHAR,
+        fingerprint UBIGINT,
         {", ".join(f"{name(trait.name)} VARCHAR" for trait in TRAITS)}
     );
     CREATE TABLE runs (
@@ -57,7 +57,7 @@ MIGRATIONS: tuple[str, ...] = (
         acknowledged_at TIMESTAMP WITH TIME ZONE
     );
     CREATE VIEW delivered_traits AS
-        UNPIVOT delivered ON COLUMNS (* EXCLUDE (user_id, delivery_id)) INTO NAME trait VALUE value;
+        UNPIVOT delivered ON COLUMNS (* EXCLUDE (user_id, delivery_id, fingerprint)) INTO NAME trait VALUE value;
     """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
@@ -122,10 +122,11 @@ class Ledger:
         self.connection.begin()
         try:
             yield
+            self.connection.commit()
         except BaseException:
-            self.connection.rollback()
+            with suppress(duckdb.Error):  # a failed commit has ended the transaction already
+                self.connection.rollback()
             raise
-        self.connection.commit()
 
     def count(self, query: str, *parameters: object) -> int:
         """Answer a query of one number."""
@@ -147,6 +148,7 @@ class Ledger:
             "UPDATE runs SET status = ?, finished_at = ?, summary = ? WHERE run_id = ?",
             [status, datetime.now(tz=UTC), summary, run_id],
         )
+        self.connection.execute("DROP TABLE IF EXISTS incoming")
 
     def close(self) -> None:
         """Close the file and remove what was worked with beside it."""

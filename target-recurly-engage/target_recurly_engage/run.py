@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 from piano_engage_common.progress import Progress
-from piano_engage_common.stops import storage_errors
+from piano_engage_common.stops import RunStopped, storage_errors
 
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.delivery.file import FileDelivery
@@ -32,21 +34,25 @@ class Run:
         config: the target's settings.
         logger: the target's logger.
 
+    Attributes:
+        delivering: traits are on their way, so this must not be broken off any more.
+
     Raises:
         StorageFailed: the ledger cannot be used.
     """
 
     def __init__(self, config: Mapping[str, Any], logger: logging.Logger) -> None:
         """Open the ledger, settle what a crash left, and be ready for rows."""
+        self.delivering = False
         self._logger = logger
         self._runs = Path(config["runs_path"])
-        self._now = config.get("as_of")
+        self._now = datetime.fromisoformat(config["as_of"]).isoformat() if config.get("as_of") else None
         self._wording = Wording(
             zone=config["timezone"],
             clear_string=config["clear_string"],
-            clear_number=f"{config['clear_number']:g}",
+            clear_number=f"{Decimal(str(config['clear_number'])).normalize():f}",
             clear_boolean=str(config["clear_boolean"]).lower(),
-            clear_date=config["clear_date"],
+            clear_date=date.fromisoformat(config["clear_date"]).isoformat(),
         )
         self._brake = Brake(
             min_rows_fraction=config["brake_min_rows_fraction"],
@@ -68,6 +74,7 @@ class Run:
 
         Raises:
             BrakeApplied: the rows look wrong.
+            ConfigRefused: the rows belong to another application than the ledger.
             InputRefused: the rows are not complete.
             StorageFailed: a disk is full.
         """
@@ -75,41 +82,46 @@ class Run:
         self.summary.rows, self.summary.rejected = self.intake.rows, self.intake.blank
         if self.intake.rows:
             self._check_columns()
+        delivery_id = uuid.uuid4().hex
         with storage_errors(f"working on {self._ledger.path}"):
             with self._ledger.transaction():
-                self._make_plan(complete=complete)
-            delivered = self._delivery.deliver(self.summary.run_id)
+                self._make_plan(complete=complete, delivery_id=delivery_id)
+            self.delivering = True
+            delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
         if delivered:
             self.summary.files.append(delivered)
 
     def _check_columns(self) -> None:
-        told = [trait for trait, has in zip(NAMES, self._told_traits(), strict=True) if has]
+        told = NAMES if self._ledger.count("SELECT count(*) FROM delivered") else ()
         self._brake.check_columns(self.intake.columns, told)
 
-    def _told_traits(self) -> tuple[bool, ...]:
-        counts = ", ".join(f'count("{trait}") > 0' for trait in NAMES)
-        (row,) = self._ledger.connection.execute(f"SELECT {counts} FROM delivered").fetchall()
-        return tuple(row)
-
-    def _make_plan(self, *, complete: bool) -> None:
+    def _make_plan(self, *, complete: bool, delivery_id: str) -> None:
         now = self._now or self.summary.started_at.isoformat()
         with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{self.intake.rows:,} rows"):
             self.summary.merge = merge(self._ledger, complete=complete)
         self._brake.check_rows(self.summary.merge, complete=complete)
         with self._progress.watch("comparing traits", self._ledger.connection):
-            self.summary.plan = make_plan(self._ledger, self._wording, now=now)
+            self.summary.plan = make_plan(self._ledger, self._wording, now=now, delivery_id=delivery_id)
         self._brake.check_clears(self.summary.plan)
 
     def end(self, status: str, message: str | None = None) -> None:
-        """Write the summary and close the ledger; once is enough."""
+        """Write the summary and close the ledger; once is enough.
+
+        Raises:
+            StorageFailed: the run went well, but that could not be noted.
+        """
         if self.summary.finished_at is not None:
             return
         self.summary.status, self.summary.message = status, message
         self.summary.finished_at = datetime.now(tz=UTC)
         try:
-            self._ledger.finish_run(self.summary.run_id, status, json.dumps(self.summary.as_dict()))
-        except duckdb.Error as e:
-            self._logger.warning("the end of the run could not be noted in the ledger: %s", str(e).splitlines()[0])
-        finally:
-            self._ledger.close()
-        self.summary.log(self._logger, self.summary.write(self._runs))
+            with storage_errors("noting the end of the run"), closing(self._ledger):
+                self._ledger.finish_run(self.summary.run_id, status, json.dumps(self.summary.as_dict()))
+            with storage_errors("writing the summary"):
+                path = self.summary.write(self._runs)
+        except (RunStopped, duckdb.Error) as e:
+            if message is None:
+                raise
+            self._logger.warning("the end of the run could not be noted: %s", str(e).splitlines()[0])
+        else:
+            self.summary.log(self._logger, path)

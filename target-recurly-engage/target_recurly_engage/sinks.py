@@ -40,7 +40,7 @@ class SubscriptionsSink(Sink):
     def note_version(self, version: int | None) -> None:
         """Note that rows of a snapshot came, unless snapshots are switched off."""
         if self.process_activate_version_messages:
-            self._intake.note_version(version)
+            self._intake.note_version(self.stream_name, version)
 
     @override
     def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class SubscriptionsSink(Sink):
     @override
     def process_batch_files(self, encoding: BaseBatchFileEncoding, files: Sequence[str]) -> None:
         self._intake.flush()
-        self._intake.take_files(encoding.format, encoding.compression, files)
+        self._intake.take_files(encoding.format, files)
 
     @override
     def process_batch(self, context: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class SubscriptionsSink(Sink):
 
     @override
     def activate_version(self, new_version: int) -> None:
-        self._intake.complete(new_version)
+        self._intake.complete(self.stream_name, new_version)
 
 
 class LeftAloneSink(Sink):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -9,10 +10,11 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
-from piano_engage_common.stops import ConfigRefused, RunStopped, exits
+from piano_engage_common.stops import ConfigRefused, InputRefused, RunStopped, exits, storage_errors
 from singer_sdk import Target
 from singer_sdk import typing as th
 from singer_sdk.configuration._dict_config import merge_missing_config_jsonschema
+from singer_sdk.exceptions import ConfigValidationError
 from singer_sdk.helpers.capabilities import (
     ACTIVATE_VERSION_CONFIG,
     CapabilitiesEnum,
@@ -20,6 +22,8 @@ from singer_sdk.helpers.capabilities import (
 )
 from singer_sdk.mapper import SameRecordTransform
 from singer_sdk.plugin_base import PluginBase, _ConfigInput
+from singer_sdk.singerlib.encoding import SimpleSingerReader
+from singer_sdk.singerlib.json import deserialize_json
 from typing_extensions import override
 
 from target_recurly_engage.run import Run
@@ -34,12 +38,29 @@ if TYPE_CHECKING:
 SUBSCRIPTIONS_ROLE = "subscriptions"
 
 
+class MessageReader(SimpleSingerReader):
+    """Reads the SDK's messages, but shows no line that it cannot read: there are people in it."""
+
+    @override
+    def deserialize_json(self, line: str) -> dict[str, Any]:
+        try:
+            message = deserialize_json(line)
+        except json.JSONDecodeError as e:
+            msg = f"standard input: a line is no JSON (character {e.pos:,} of {len(line):,}). Did the tap break off?"
+            raise InputRefused(msg) from None
+        if not isinstance(message, dict) or "type" not in message:
+            msg = "standard input: a line is no Singer message. Is it a tap that writes there?"
+            raise InputRefused(msg)
+        return message
+
+
 class TargetRecurlyEngage(Target):
     """Singer target for Recurly Engage: user traits from Piano's subscriptions, only those that changed."""
 
     name = "target-recurly-engage"
     package_name = "target-recurly-engage"
     default_sink_class = LeftAloneSink
+    message_reader_class = MessageReader
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         PluginCapabilities.ABOUT,
         PluginCapabilities.STREAM_MAPS,
@@ -159,7 +180,6 @@ class TargetRecurlyEngage(Target):
     def __init__(self, **kwargs: Any) -> None:
         """Check what the JSON schema cannot."""
         self._run: Run | None = None
-        self._finishing = False
         self._signal: int | None = None
         self._left_alone: set[str] = set()
         super().__init__(**kwargs)
@@ -187,7 +207,10 @@ class TargetRecurlyEngage(Target):
         cls.print_version(print_fn=cls.logger.info)
         given = config or _ConfigInput()
         with exits(cls.logger):
-            target = cls(config=given.config, parse_env_config=given.parse_env, validate_config=True)
+            try:
+                target = cls(config=given.config, parse_env_config=given.parse_env, validate_config=True)
+            except ConfigValidationError as e:
+                raise ConfigRefused("; ".join(e.errors)) from e
             with target.told():
                 target.listen(file_input)
 
@@ -223,10 +246,22 @@ class TargetRecurlyEngage(Target):
 
     @override
     def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
-        sink = self._sinks_active.get(message_dict["stream"])
-        if isinstance(sink, SubscriptionsSink):
-            sink.note_version(message_dict.get("version"))
-        super()._process_batch_message(message_dict)
+        """As the SDK's, but a stream map is heard: then the rows go its way one by one."""
+        stream = message_dict["stream"]
+        maps = self.mapper.stream_maps.get(stream, [])
+        for sink in [self.get_sink(stream_map.stream_alias) for stream_map in maps]:
+            if isinstance(sink, SubscriptionsSink):
+                sink.note_version(message_dict.get("version"))
+        if self._is_plain(stream) or not any(self._is_ours(stream_map.stream_alias) for stream_map in maps):
+            super()._process_batch_message(message_dict)
+            return
+        self.logger.info("%s: a stream map wants to see each row: the slower path", stream)
+        encoding = message_dict["encoding"]["format"]
+        for record in self.run.intake.records(encoding, message_dict["manifest"]):
+            super()._process_record_message({"type": "RECORD", "stream": stream, "record": record})
+
+    def _is_ours(self, stream: str) -> bool:
+        return isinstance(self._sinks_active.get(stream), SubscriptionsSink)
 
     @override
     def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
@@ -251,41 +286,56 @@ class TargetRecurlyEngage(Target):
             self.logger.warning("no stream of subscriptions came; nothing to do")
             super().process_endofpipe()
             return
-        self._finishing = True
         self._run.finish()
-        self._run.end("finished")
-        super().process_endofpipe()
-        self._finishing = False
-        if self._signal is not None:
-            sys.exit(128 + self._signal)
+        try:
+            self._run.end("finished")
+        finally:
+            super().process_endofpipe()  # it was delivered, whether that could be noted or not
 
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        """End with 128 + *signum*; a delivery that is under way is finished first.
+        """End with 128 + *signum*; a delivery that is under way is finished first, and so is its STATE.
 
         The SDK's handler drains all sinks, and lets STATE out for rows that were never delivered
         (meltano/sdk#3775).
         """
+        if self._signal is not None:
+            return
         self._signal = signum
-        if self._finishing:
+        if self._run is not None and self._run.delivering:
             self.logger.warning("signal %d: finishing the delivery first", signum)
             return
-        self.logger.warning("signal %d: nothing was sent", signum)
+        self.logger.warning("signal %d: nothing is sent", signum)
         sys.exit(128 + signum)
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Whatever ends the run inside the ``with`` block is told in its summary."""
+        """Whatever ends the run inside the ``with`` block is told in its summary; a signal decides the exit code.
+
+        Raises:
+            RunStopped: as raised inside.
+            SystemExit: a signal came.
+        """
         try:
-            yield
+            with storage_errors("taking in rows"):
+                yield
         except RunStopped as stop:
-            if self._run is not None:
-                self._run.end("stopped", str(stop))
-            raise
+            self._end("stopped", str(stop))
+            if self._signal is None:
+                raise
+            self.logger.error("%s", stop)  # noqa: TRY400 - the message is for the person, a traceback would hide it
         except BaseException as e:
-            if self._run is not None:
-                self._run.end("failed", f"{type(e).__name__}: {e}")
-            raise
+            # DuckDB turns what the handler raised while it was busy into an error of its own.
+            if self._signal is None:
+                self._end("failed", f"{type(e).__name__}: {e}")
+                raise
+            self._end("interrupted", f"signal {self._signal}")
+        if self._signal is not None:
+            sys.exit(128 + self._signal)
+
+    def _end(self, status: str, message: str) -> None:
+        if self._run is not None:
+            self._run.end(status, message)
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,24 +76,30 @@ class FileDelivery:
         ).fetchall()
         for delivery_id, location, size, sha256 in open_ones:
             path = Path(location)
-            _part(path).unlink(missing_ok=True)
-            if sha256 and path.is_file() and path.stat().st_size == size and _sha256(path) == sha256:
+            with storage_errors(f"looking for {path}"):
+                _part(path).unlink(missing_ok=True)
+                appeared = sha256 and path.is_file() and path.stat().st_size == size and _sha256(path) == sha256
+            if appeared:
                 self._logger.info("%s was delivered by a run that broke off; acknowledged now", path)
-                self._acknowledge(delivery_id, path)
+                self._acknowledge(delivery_id)
             else:
                 self._set_status(delivery_id, "discarded")
 
-    def deliver(self, run_id: str) -> Delivered | None:
+    def deliver(self, run_id: str, delivery_id: str) -> Delivered | None:
         """Write the table ``plan`` into a file and acknowledge it; an empty plan writes none.
+
+        Args:
+            run_id: the run that delivers.
+            delivery_id: as in the table ``plan``.
 
         Raises:
             StorageFailed: the folder cannot be written; nothing of the file is left, the plan stays due.
         """
         users = self._ledger.count("SELECT count(*) FROM plan")
         if not users:
+            self._ledger.connection.execute("DROP TABLE plan")
             return None
         moment = datetime.now(tz=UTC)
-        delivery_id = uuid.uuid4().hex
         path = (self._folder / f"traits-{moment:%Y%m%dT%H%M%SZ}-{delivery_id[:8]}.csv").resolve()
         self._ledger.connection.execute(
             "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at) "
@@ -103,7 +108,7 @@ class FileDelivery:
         )
         with storage_errors(f"writing {path}"):
             delivered = self._write(delivery_id, path, users)
-        self._acknowledge(delivery_id, path)
+        self._acknowledge(delivery_id)
         self._logger.info("delivered %s: %d users, %.1f MB", path, users, delivered.bytes / 1e6)
         return delivered
 
@@ -128,25 +133,24 @@ class FileDelivery:
             raise
         return Delivered(location=path, users=users, bytes=size, sha256=sha256)
 
-    def _acknowledge(self, delivery_id: str, path: Path) -> None:
-        """Take over into ``delivered`` what stands in the file: what was sent, not what was meant."""
-        cells = ", ".join(f"{text(column)}: 'VARCHAR'" for column in (USER_ID, *NAMES))
-        # One thread, for a cell may hold line breaks; no text stands for NULL, for no cell is blank.
-        source = (
-            f"read_csv({text(str(path))}, columns = {{{cells}}}, auto_detect = false, header = true, delim = ',', "
-            "quote = '\"', escape = '\"', strict_mode = true, parallel = false, max_line_size = 2_000_000, "
-            "buffer_size = 16_000_000)"
-        )
-        with self._ledger.transaction():
-            execute = self._ledger.connection.execute
-            execute(f"CREATE OR REPLACE TEMP TABLE acknowledged AS SELECT {text(delivery_id)} AS delivery_id, * FROM {source}")
+    def _acknowledge(self, delivery_id: str) -> None:
+        """Take over into ``delivered`` the rows that the file was written from; they survive a crash in ``plan``."""
+        execute = self._ledger.connection.execute
+        with storage_errors(f"writing {self._ledger.path}"), self._ledger.transaction():
+            ((rows, others),) = execute(
+                "SELECT count(*), count_if(delivery_id <> ?) FROM plan", [delivery_id]
+            ).fetchall()
             expected = self._ledger.count("SELECT users FROM deliveries WHERE delivery_id = ?", delivery_id)
-            if self._ledger.count("SELECT count(*) FROM acknowledged") != expected:
-                msg = f"{path}: does not hold the {expected:,} readers it should. Keep the file and report this."
+            if others or rows != expected:
+                msg = f"{self._ledger.path}: the plan is not that of delivery {delivery_id}. Keep both and report this."
                 raise StorageFailed(msg)
-            execute("DELETE FROM delivered USING acknowledged WHERE delivered.user_id = acknowledged.user_id")
-            execute("INSERT INTO delivered BY NAME FROM acknowledged")
-            execute("DROP TABLE acknowledged")
+            if self._ledger.count("SELECT count(*) FROM delivered"):
+                execute("DELETE FROM delivered USING plan WHERE delivered.user_id = plan.user_id")
+                execute("INSERT INTO delivered BY NAME FROM plan")
+                execute("DROP TABLE plan")
+            else:
+                execute("DROP TABLE delivered")
+                execute("ALTER TABLE plan RENAME TO delivered")
             self._set_status(delivery_id, "acknowledged")
 
     def _set_status(self, delivery_id: str, status: str) -> None:

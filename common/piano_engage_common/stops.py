@@ -16,6 +16,8 @@ signal ended exits with 128 plus the signal's number.
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
@@ -63,9 +65,20 @@ class BrakeApplied(RunStopped):
     exit_code = 80
 
 
-_STORAGE_ERRNOS = frozenset({
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE,
-})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_WRONG_PLACE = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT})
+_REMEDIES = {
+    **dict.fromkeys(_NO_ROOM, "Make room, or set TMPDIR to a disk with more of it, then run again"),
+    **dict.fromkeys(_NOT_ALLOWED, "Mend the permissions, or choose another place, then run again"),
+    **dict.fromkeys(_WRONG_PLACE, "See what stands at that path, or choose another one, then run again"),
+    errno.EIO: "The disk or its connection fails; look at it, then run again",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n), then run again",
+}
+_DATABASE_REMEDIES = (
+    (duckdb.OutOfMemoryException, "Raise memory_limit, or make room on the disk for what does not fit in memory"),
+    (duckdb.IOException, "Make room or mend the permissions, then run again"),
+)
 
 
 @contextmanager
@@ -81,22 +94,30 @@ def storage_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno not in _STORAGE_ERRNOS:
+        remedy = _REMEDIES.get(e.errno or 0)
+        if remedy is None:
             raise
-        msg = f"While {doing}: {e.strerror} ({e.filename}). Make room or mend the permissions, then run again."
+        msg = f"While {doing}: {e.strerror} ({e.filename}). {remedy}."
         raise StorageFailed(msg) from e
     except (duckdb.IOException, duckdb.OutOfMemoryException) as e:
-        first_line = str(e).splitlines()[0]
-        msg = f"While {doing}: {first_line}. Make room or mend the permissions, then run again."
+        remedy = next(words for kind, words in _DATABASE_REMEDIES if isinstance(e, kind))
+        msg = f"While {doing}: {str(e).splitlines()[0]}. {remedy}."
         raise StorageFailed(msg) from e
 
 
 @contextmanager
 def exits(logger: logging.Logger) -> Iterator[None]:
-    """Log the message of a :class:`RunStopped` as one error line and exit with its code."""
+    """Log the message of a :class:`RunStopped` as one error line and exit with its code.
+
+    When whoever reads standard output has gone, the process ends as one that ``SIGPIPE`` ends.
+    """
     try:
         with storage_errors("running"):
             yield
     except RunStopped as stop:
         logger.error("%s", stop)  # noqa: TRY400 - the message is for the person, a traceback would hide it
         sys.exit(stop.exit_code)
+    except BrokenPipeError:
+        logger.error("Whoever read the output has gone; its own log says why.")  # noqa: TRY400 - as above
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(128 + signal.SIGPIPE)

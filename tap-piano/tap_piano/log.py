@@ -147,6 +147,13 @@ class SubscriptionLog:
         return (*known, *sorted(wanted.difference(known)))
 
     def _stage(self, number: int, export: Export, header: Header) -> _Stage:
+        try:
+            return self._stage_at_rest(number, export, header)
+        except InputRefused:
+            export.check_unchanged()  # a file that still grows looks broken in other ways
+            raise
+
+    def _stage_at_rest(self, number: int, export: Export, header: Header) -> _Stage:
         size = f"{export.megabytes:,.0f} MB"
         with self._progress.watch(f"{export.label}: reading", self._connection, size=size):
             with ThreadPoolExecutor(1) as pool:
@@ -164,6 +171,7 @@ class SubscriptionLog:
 
     def _parse_carefully(self, number: int, export: Export, header: Header, stage: _Stage) -> _Stage:
         """Settle who is right when parser and survey differ: a stray quote, or a parser that was misled."""
+        export.check_unchanged()
         records = count_carefully(export)
         if self._records(stage) == records:
             return stage
@@ -311,6 +319,7 @@ class SubscriptionLog:
 
 
 def _unparsable(export: Export, error: duckdb.InvalidInputException) -> InputRefused:
+    export.check_unchanged()
     line = odd_line_end(export)
     if line is not None:
         return refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -93,6 +92,7 @@ class SubscriptionLogStream(Stream):
             exports: the files with their headers; none while nobody said where they are.
         """
         self._exports = exports
+        self._wire = tap.wire
         self._aid: str | None = tap.config.get("aid")
         unknown = {c.name: c for _, header in exports for c in header.columns if c.name not in BY_NAME}
         super().__init__(tap=tap, schema=log_schema([*KNOWN, *unknown.values()], with_aid=self._aid is not None))
@@ -280,9 +280,7 @@ class SubscriptionLogStream(Stream):
                     "subscription_log: sending records", lambda: 100 * sent / rows.rows, size=f"{rows.rows:,} rows"
                 ):
                     for part in rows.record_lines(self.name, extra, RECORDS_PER_STATE):
-                        with part.path.open("rb") as lines:
-                            shutil.copyfileobj(lines, sys.stdout.buffer, 1 << 20)
-                        sys.stdout.buffer.flush()
+                        self._wire.copy_lines(part.path)
                         sent += part.rows
                         counter.increment(part.rows)
                         self._advance(part.bookmark)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import re
+import signal
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
@@ -13,8 +15,11 @@ from typing_extensions import override
 
 from tap_piano.files import find, open_exports, read_header
 from tap_piano.streams import SubscriptionLogStream
+from tap_piano.wire import Wire
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import click
     from singer_sdk import Stream
 
@@ -24,6 +29,7 @@ class TapPiano(Tap):
 
     name = "tap-piano"
     package_name = "tap-piano"
+    message_writer_class = Wire
 
     config_jsonschema: ClassVar[dict[str, Any]] = th.PropertiesList(
         th.Property(
@@ -100,9 +106,20 @@ class TapPiano(Tap):
             NoInput: there is no export at the path.
         """
         _check_zone(self.config["timezone"])
+        _check_memory_limit(self.config["memory_limit"])
         path = self.config.get("export_path")
         exports = [(export, read_header(export)) for export in open_exports(find(path))] if path else []
         return [SubscriptionLogStream(self, exports)]
+
+    @override
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        self.logger.info("%s: ending", signal.Signals(signum).name)
+        self.wire.end(signum)
+
+    @property
+    def wire(self) -> Wire:
+        """Where the messages go."""
+        return cast("Wire", self.message_writer)
 
     @classmethod
     @override
@@ -129,3 +146,9 @@ def _check_zone(zone: str) -> None:
     except (ZoneInfoNotFoundError, ValueError) as e:
         msg = f"timezone: {zone!r} is no IANA time zone. Write it like 'Europe/Amsterdam' or 'UTC'."
         raise ConfigRefused(msg) from e
+
+
+def _check_memory_limit(limit: str) -> None:
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B", limit, re.IGNORECASE):
+        msg = f"memory_limit: {limit!r} is no amount of memory. Write it like '320MB' or '2GB'."
+        raise ConfigRefused(msg)

@@ -40,9 +40,14 @@ def connect(
             "threads": str(min(os.cpu_count() or 1, MAX_THREADS)),
         },
     )
-    connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = true")
     connection.execute("SET enable_progress_bar_print = false")
+    return session(connection)
+
+
+def session(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Make *connection* work in UTC; a cursor of one that does so does not, until it is asked to."""
+    connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 

@@ -1,25 +1,43 @@
 """From the relation to the wire: rows in bookmark order, as Parquet or JSON-lines files, or as RECORD lines.
 
-Python never holds a row here. The database writes files, and files are handed on.
+Python never holds a row here. The database writes files, some of them ahead, and files are handed on.
 """
 
 from __future__ import annotations
 
+import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import name, session, text
 
 from tap_piano.columns import REPLICATION_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     import duckdb
 
-ISO_8601 = "%Y-%m-%dT%H:%M:%S+00:00"
-ROW_GROUP = 100_000
+ROW_GROUP = 25_000
+"""Rows in a group of our own Parquet files. A slice reads whole groups; large ones would need memory."""
+
+MAKERS = 2
+"""Slices that are written at the same time: the database writes JSON on one thread."""
+
+AHEAD = 3
+"""Slices that are under way or ready while one is handed on."""
+
+_ONE_COLUMN = "FORMAT csv, HEADER false, DELIMITER '\x01', QUOTE '', ESCAPE ''"
+
+
+def iso_8601(stamp: str) -> str:
+    """Make the SQL that writes *stamp*, SQL of a moment, as ISO 8601 in UTC."""
+    return f"replace(({stamp})::TIMESTAMP::VARCHAR, ' ', 'T') || '+00:00'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +60,10 @@ class OrderedRows:
 
     Args:
         connection: where the relation lives.
-        relation: the rows; read once.
+        relation: the rows; read once, or not at all when they are *ready*.
         folder: for the files; the caller removes what is left in it.
-        in_bookmark_order: sort by ``modify_time``, blanks first.
-        since: with *in_bookmark_order*, only rows that changed then or later (ISO 8601), and those that do not
-            tell.
+        ready: a Parquet file that holds just these rows, so that they need no copying.
+        constants: further columns that have one value, to stand in front.
     """
 
     def __init__(
@@ -55,71 +72,104 @@ class OrderedRows:
         relation: duckdb.DuckDBPyRelation,
         folder: Path,
         *,
-        in_bookmark_order: bool,
-        since: str | None = None,
+        ready: Path | None = None,
+        constants: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the rows into one Parquet file."""
+        """Write the rows into one Parquet file, unless they are ready."""
         self._connection = connection
         self._folder = folder
-        self._path = folder / "rows.parquet"
-        key = name(REPLICATION_KEY)
-        if in_bookmark_order:
-            if since is not None:
-                relation = relation.filter(f"{key} IS NULL OR {key} >= {text(since)}::TIMESTAMPTZ")
-            relation = relation.order(f"{key} NULLS FIRST, subscription_id")
+        self._constants = constants or {}
         self._types = dict(zip(relation.columns, map(str, relation.types), strict=True))
-        connection.execute(
-            f"COPY ({relation.sql_query()}) TO {text(str(self._path))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
-        )
+        self._path = ready or folder / "rows.parquet"
+        if ready is None:
+            connection.execute(
+                f"COPY ({relation.sql_query()}) TO {text(str(self._path))} "
+                f"(FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
+            )
         ((self.rows,),) = connection.sql(f"SELECT count(*) FROM {self._source()}").fetchall()
 
-    def parquet_files(self, rows: int, options: str = "") -> Iterator[Slice]:
+    def parquet_files(self, rows: int, options: str = "") -> Generator[Slice]:
         """Yield Parquet files of at most *rows* rows; *options* are further ones of DuckDB's COPY."""
-        yield from self._files(", ".join(map(name, self._types)), rows, ".parquet", f"FORMAT parquet{options}")
+        columns = [f"{text(value)} AS {name(column)}" for column, value in self._constants.items()]
+        columns += map(name, self._types)
+        return self._files(", ".join(columns), rows, ".parquet", f"FORMAT parquet{options}")
 
-    def json_files(self, rows: int, *, gzip: bool) -> Iterator[Slice]:
+    def json_files(self, rows: int, *, gzip: bool) -> Generator[Slice]:
         """Yield JSON-lines files of at most *rows* records."""
-        columns = ", ".join(f"{value} AS {name(column)}" for column, value in self._json_values().items())
         suffix, options = (".jsonl.gz", ", COMPRESSION gzip") if gzip else (".jsonl", "")
-        yield from self._files(columns, rows, suffix, f"FORMAT json{options}")
+        return self._files(self._json(), rows, suffix, f"{_ONE_COLUMN}{options}")
 
-    def record_lines(self, stream: str, extra: Mapping[str, str | int], rows: int) -> Iterator[Slice]:
-        """Yield files of RECORD messages, ready to be written out as they are; each is gone after its turn.
+    def record_lines(self, stream: str, extra: Mapping[str, str | int], rows: int) -> Generator[Slice]:
+        """Yield files of RECORD messages, ready to be written out as they are.
 
         Args:
             stream: name of the stream.
             extra: further members of each message, such as its version.
             rows: messages in a file.
         """
-        record = ", ".join(f"{name(column)} := {value}" for column, value in self._json_values().items())
-        members = [f"'RECORD' AS type, {text(stream)} AS stream, struct_pack({record}) AS record"]
-        members += [f"{text(value) if isinstance(value, str) else value} AS {name(key)}" for key, value in extra.items()]
-        for part in self._files(", ".join(members), rows, ".lines", "FORMAT json"):
-            yield part
-            part.path.unlink()
+        before = f'{{"type":"RECORD","stream":{json.dumps(stream)},"record":'
+        after = "".join(f",{json.dumps(key)}:{json.dumps(value)}" for key, value in extra.items()) + "}"
+        return self._files(self._json(before=before, after=after), rows, ".lines", _ONE_COLUMN)
 
-    def _json_values(self) -> dict[str, str]:
-        """Map each column to the SQL of its JSON value: stamps become ISO 8601 text."""
-        return {
-            column: f"strftime({name(column)}, {text(ISO_8601)})" if kind.startswith("TIMESTAMP") else name(column)
-            for column, kind in self._types.items()
-        }
+    def _json(self, *, before: str = "", after: str = "") -> str:
+        """Make the SQL of a row as JSON text; a third faster than DuckDB's own ``FORMAT json``."""
+        values = {column: text(json.dumps(value)) for column, value in self._constants.items()}
+        values |= {column: f"coalesce({_json_value(name(column), kind)}, 'null')" for column, kind in self._types.items()}
+        pieces = [text(f"{before}{{")]
+        for number, (column, value) in enumerate(values.items()):
+            pieces += [text(f"{',' if number else ''}{json.dumps(column, ensure_ascii=False)}:"), value]
+        return f"concat({', '.join([*pieces, text(f'}}{after}')])})"
 
-    def _files(self, columns: str, rows: int, suffix: str, options: str) -> Iterator[Slice]:
-        for number, first in enumerate(range(0, self.rows, rows)):
+    def _files(self, columns: str, rows: int, suffix: str, options: str) -> Generator[Slice]:
+        """Yield the slices in order, while the next ones are made."""
+
+        def make(number: int, first: int) -> Slice:
             last = min(first + rows, self.rows)
-            within = "" if rows >= self.rows else f" WHERE file_row_number >= {first} AND file_row_number < {last}"
+            within = f"WHERE file_row_number >= {first} AND file_row_number < {last}"
             path = self._folder / f"subscription_log-{number:05}{suffix}"
-            source = f"{self._source()}{within}"
-            self._connection.execute(f"COPY (SELECT {columns} FROM {source}) TO {text(str(path))} ({options})")
-            yield Slice(path, last - first, self._bookmark(source))
+            with session(self._connection.cursor()) as cursor:
+                cursor.execute(
+                    f"COPY (SELECT {columns} FROM {self._source()} {within}) TO {text(str(path))} ({options})"
+                )
+                return Slice(path, last - first, self._bookmark(cursor, within))
 
-    def _bookmark(self, source: str) -> str | None:
+        pool = ThreadPoolExecutor(MAKERS)
+        try:
+            waiting = (pool.submit(make, *place) for place in enumerate(range(0, self.rows, rows)))
+            ahead: deque[Future[Slice]] = deque(islice(waiting, AHEAD))
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(islice(waiting, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _bookmark(self, cursor: duckdb.DuckDBPyConnection, within: str) -> str | None:
         if REPLICATION_KEY not in self._types:
             return None
-        query = f"SELECT strftime(max({name(REPLICATION_KEY)}), {text(ISO_8601)}) FROM {source}"
-        ((newest,),) = self._connection.sql(query).fetchall()
-        return newest
+        newest = iso_8601(f"max({name(REPLICATION_KEY)})")
+        ((bookmark,),) = cursor.sql(f"SELECT {newest} FROM {self._source()} {within}").fetchall()
+        return bookmark
 
     def _source(self) -> str:
         return f"read_parquet({text(str(self._path))}, file_row_number = true)"
+
+
+def in_bookmark_order(relation: duckdb.DuckDBPyRelation, *, since: str | None) -> duckdb.DuckDBPyRelation:
+    """Sort by ``modify_time``, rows that have none first.
+
+    Args:
+        relation: the rows.
+        since: leave out rows that changed before that moment (ISO 8601); those that do not tell stay.
+    """
+    key = name(REPLICATION_KEY)
+    if since is not None:
+        relation = relation.filter(f"{key} IS NULL OR {key} >= {text(since)}::TIMESTAMPTZ")
+    return relation.order(f"{key} NULLS FIRST, subscription_id")
+
+
+def _json_value(column: str, kind: str) -> str:
+    if kind == "VARCHAR":
+        return f"to_json({column})::VARCHAR"
+    if kind.startswith("TIMESTAMP"):
+        return f"""'"' || {iso_8601(column)} || '"'"""
+    return f"{column}::VARCHAR"

@@ -17,6 +17,7 @@ from piano_engage_common.stops import InputRefused, storage_errors
 
 from tap_piano.casts import SQL_TYPES, cast, failure
 from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Kind
+from tap_piano.emit import ROW_GROUP, iso_8601
 from tap_piano.files import refused
 from tap_piano.rejects import Reject, RejectsFile, cell_rejects, structural_rejects
 from tap_piano.survey import Shape, count_carefully, odd_line_end, survey
@@ -92,6 +93,11 @@ class SubscriptionLog:
         folder: for the Parquet files in between; the caller removes it.
         progress: told how far the reading is.
         logger: for one line about each noteworthy thing.
+
+    Attributes:
+        counts: what became of the rows, after the reading.
+        ready: after the reading, a Parquet file that holds just the good rows (and maybe further columns); None
+            when the files hold others too.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class SubscriptionLog:
         self._progress = progress
         self._logger = logger
         self.counts = LogCounts()
+        self.ready: Path | None = None
         self._staged_names = self._names_to_stage()
 
     def read(self) -> duckdb.DuckDBPyRelation:
@@ -131,6 +138,8 @@ class SubscriptionLog:
             self._settle_rejects(stages)
         for export, _ in self._exports:
             export.check_unchanged()
+        if len(stages) == 1 and not self._left_out():
+            self.ready = stages[0].parquet
         columns = ", ".join(name(column) for column in self._options.names)
         return self._connection.sql(f"SELECT {columns} FROM staged ANTI JOIN left_out USING (file, row)")
 
@@ -211,7 +220,7 @@ class SubscriptionLog:
         try:
             self._connection.execute(
                 f"COPY (SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed "
-                f"FROM {reader}) TO {text(str(parquet))} (FORMAT parquet, ROW_GROUP_SIZE 100_000)"
+                f"FROM {reader}) TO {text(str(parquet))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
             )
         except duckdb.InvalidInputException as e:
             raise _unparsable(export, e) from e
@@ -271,6 +280,10 @@ class SubscriptionLog:
             FROM ranked WHERE place > 1
         """)
 
+    def _left_out(self) -> int:
+        ((rows,),) = self._connection.sql("SELECT count(*) FROM left_out").fetchall()
+        return int(rows)
+
     def _age_of_files(self, stages: list[_Stage]) -> str:
         """Rank the exports by the newest thing that each tells of; of two alike, the later name is the newer."""
         stamps = [column for column in AGE_COLUMNS if column in self._staged_names]
@@ -312,7 +325,7 @@ class SubscriptionLog:
             return ""
         key = name(REPLICATION_KEY)
         ((earliest, unknown),) = self._connection.sql(
-            f"SELECT strftime(min({key}), '%Y-%m-%dT%H:%M:%S+00:00'), count(*) - count({key}) "
+            f"SELECT {iso_8601(f'min({key})')}, count(*) - count({key}) "
             "FROM staged JOIN left_out USING (file, row) WHERE reason IS NOT NULL"
         ).fetchall()
         return "" if unknown else str(earliest)

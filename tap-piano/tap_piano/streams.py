@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -12,22 +13,22 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from piano_engage_common.duck import connect, text
+from piano_engage_common.duck import connect
 from piano_engage_common.progress import Progress
 from piano_engage_common.stops import RunStopped
 from singer_sdk import Stream
-from singer_sdk import typing as th
 from singer_sdk.mapper import SameRecordTransform
 from typing_extensions import override
 
-from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Column, Kind
-from tap_piano.emit import OrderedRows, Slice
+from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY
+from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
 from tap_piano.log import LogCounts, LogOptions, SubscriptionLog
+from tap_piano.schema import log_schema
 from tap_piano.selection import Selection
 from tap_piano.workdir import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, SDKBatchMessage
     from singer_sdk.helpers.types import Context, Record
@@ -36,43 +37,8 @@ if TYPE_CHECKING:
     from tap_piano.files import Export, Header
     from tap_piano.tap import TapPiano
 
-RECORDS_PER_STATE = 50_000
+RECORDS_PER_STATE = 25_000
 """RECORD messages between two STATE messages of the fast path."""
-
-_JSON_TYPES: dict[Kind, type[th.JSONTypeHelper[Any]]] = {
-    Kind.TEXT: th.StringType,
-    Kind.TIMESTAMP: th.DateTimeType,
-    Kind.BOOLEAN: th.BooleanType,
-    Kind.MONEY: th.NumberType,
-    Kind.INTEGER: th.IntegerType,
-}
-
-
-def _describe(column: Column) -> str:
-    notes = [f"Column {column.header!r} of the subscription log"]
-    if column.group not in {"DEFAULT", "unknown"}:
-        notes.append(f"attribute group {column.group}")
-    notes += [
-        words
-        for words, applies in (
-            ("unknown to this tap, kept as text", column.group == "unknown"),
-            ("one of the 30 traits", column.trait),
-            ("personal", column.personal),
-            ("drifts daily", column.drifts),
-        )
-        if applies
-    ]
-    return "; ".join(notes) + "."
-
-
-def log_schema(columns: Iterable[Column], *, with_aid: bool) -> dict[str, Any]:
-    """Make the JSON schema of the subscription log from its columns."""
-    properties = [
-        th.Property(column.name, _JSON_TYPES[column.kind], description=_describe(column)) for column in columns
-    ]
-    if with_aid:
-        properties.insert(0, th.Property("aid", th.StringType, description="Application id, from the setting `aid`."))
-    return th.PropertiesList(*properties).to_dict()
 
 
 class SubscriptionLogStream(Stream):
@@ -160,11 +126,12 @@ class SubscriptionLogStream(Stream):
         if not self._incremental or self._log_counts is None:
             return
         newest = latest_record.get(REPLICATION_KEY)
-        limits = [datetime.now(tz=UTC).isoformat(timespec="seconds")]
-        if self._log_counts.hold_back is not None:
-            limits.append(self._log_counts.hold_back)
-        bookmark = min([newest, *limits]) if newest else ""
-        if bookmark > str(self.stream_state.get("replication_key_value") or ""):
+        if not newest or self._log_counts.hold_back == "":
+            return
+        limits = [datetime.now(tz=UTC).isoformat(timespec="seconds"), self._log_counts.hold_back]
+        bookmark = min([newest, *filter(None, limits)], key=datetime.fromisoformat)
+        before = self.stream_state.get("replication_key_value")
+        if before is None or datetime.fromisoformat(bookmark) > _moment(before):
             super()._increment_stream_state({REPLICATION_KEY: bookmark}, context=context)
 
     # Reading
@@ -196,14 +163,19 @@ class SubscriptionLogStream(Stream):
         )
         relation = log.read()
         self._log_counts = log.counts
-        if self._aid is not None:
-            relation = relation.project(f"{text(self._aid)} AS aid, *")
+        if self._incremental:
+            relation, log.ready = in_bookmark_order(relation, since=self._since()), None
         with self._progress.watch("subscription_log: putting rows in order", connection):
             rows = OrderedRows(
-                connection, relation, folder, in_bookmark_order=self._incremental, since=self._since()
+                connection,
+                relation,
+                folder,
+                ready=log.ready,
+                constants={} if self._aid is None else {"aid": self._aid},
             )
-        for stage in folder.glob("stage-*.parquet"):
-            stage.unlink()
+        if log.ready is None:
+            for stage in folder.glob("stage-*.parquet"):
+                stage.unlink()
         self._open_snapshot(log.counts)
         self.logger.info(
             "subscription_log: %d rows read from %d file(s), %d rejected, %d superseded, %d to send",
@@ -244,14 +216,13 @@ class SubscriptionLogStream(Stream):
     @override
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
         """Yield each row as a record; only the SDK's own path asks for that."""
-        folder = RunFolder(Path(gettempdir()) / "tap-piano")
-        try:
-            for part in self._rows(folder.path).json_files(RECORDS_PER_STATE, gzip=False):
+        with RunFolder(_temporary()) as folder, closing(
+            self._rows(folder.path).json_files(RECORDS_PER_STATE, gzip=False)
+        ) as parts:
+            for part in parts:
                 with part.path.open(encoding="utf-8") as lines:
                     yield from map(json.loads, lines)
                 part.path.unlink()
-        finally:
-            folder.remove()
 
     @override
     def _sync_records(
@@ -267,27 +238,29 @@ class SubscriptionLogStream(Stream):
 
     def _write_record_lines(self) -> None:
         """Write RECORD messages by the file, with a STATE after each."""
-        folder = RunFolder(Path(gettempdir()) / "tap-piano")
-        try:
-            with self.get_record_counter() as counter, self.get_sync_timer():
-                rows = self._rows(folder.path)
-                extra: dict[str, str | int] = {"time_extracted": datetime.now(tz=UTC).isoformat()}
-                if self._snapshot is not None:
-                    extra["version"] = self._snapshot
-                sys.stdout.flush()
-                sent = 0
-                with self._progress.steps(
-                    "subscription_log: sending records", lambda: 100 * sent / rows.rows, size=f"{rows.rows:,} rows"
-                ):
-                    for part in rows.record_lines(self.name, extra, RECORDS_PER_STATE):
-                        self._wire.copy_lines(part.path)
-                        sent += part.rows
-                        counter.increment(part.rows)
-                        self._advance(part.bookmark)
-                        self._write_state_message()
-            self._finalize_state(self.stream_state)
-        finally:
-            folder.remove()
+        with self.get_record_counter() as counter, self.get_sync_timer(), RunFolder(_temporary()) as folder:
+            rows = self._rows(folder.path)
+            extra: dict[str, str | int] = {"time_extracted": datetime.now(tz=UTC).isoformat()}
+            if self._snapshot is not None:
+                extra["version"] = self._snapshot
+            with closing(rows.record_lines(self.name, extra, RECORDS_PER_STATE)) as parts:
+                for part in self._told(parts, rows.rows):
+                    self._wire.copy_lines(part.path)
+                    part.path.unlink()
+                    counter.increment(part.rows)
+                    self._advance(part.bookmark)
+                    self._write_state_message()
+        self._finalize_state(self.stream_state)
+
+    def _told(self, parts: Iterable[Slice], total: int) -> Iterator[Slice]:
+        """Hand on *parts*, and tell how far the sending is."""
+        sent = 0
+        with self._progress.steps(
+            "subscription_log: sending records", lambda: 100 * sent / total, size=f"{total:,} rows"
+        ):
+            for part in parts:
+                yield part
+                sent += part.rows
 
     def _advance(self, bookmark: str | None) -> None:
         self._increment_stream_state({REPLICATION_KEY: bookmark})
@@ -314,16 +287,17 @@ class SubscriptionLogStream(Stream):
             yield from super().get_batches(batch_config, context)
             return
         work = RunFolder(root)
+        announced: list[Path] = []
         try:
             rows = self._rows(work.path)
-            for part in _batch_files(rows, batch_config):
-                self._advance(part.bookmark)
-                yield batch_config.encoding, [part.path.as_uri()]
+            with closing(_batch_files(rows, batch_config)) as parts:
+                for part in parts:
+                    self._advance(part.bookmark)
+                    announced.append(part.path)
+                    yield batch_config.encoding, [part.path.as_uri()]
             self._finalize_state(self.stream_state)
-        except BaseException:
-            work.remove()
-            raise
-        work.remove_leftovers(keep="subscription_log-*")
+        finally:
+            work.remove_all_but(announced)
 
     @override
     def _sync_batches(self, batch_config: BatchConfig, context: Context | None = None) -> None:
@@ -341,6 +315,15 @@ class SubscriptionLogStream(Stream):
             yield message
 
 
+def _moment(bookmark: str) -> datetime:
+    moment = datetime.fromisoformat(bookmark)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _temporary() -> Path:
+    return Path(gettempdir()) / "tap-piano"
+
+
 def _local_folder(root: str) -> Path | None:
     address = urlparse(root)
     if address.scheme == "file":
@@ -348,7 +331,7 @@ def _local_folder(root: str) -> Path | None:
     return None if address.scheme else Path(root).resolve()
 
 
-def _batch_files(rows: OrderedRows, batch_config: BatchConfig) -> Iterable[Slice]:
+def _batch_files(rows: OrderedRows, batch_config: BatchConfig) -> Generator[Slice]:
     gzip = batch_config.encoding.compression == "gzip"
     if batch_config.encoding.format == "jsonl":
         return rows.json_files(batch_config.batch_size, gzip=gzip)

@@ -6,6 +6,12 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from typing_extensions import Self
 
 PREFIX = "tap-piano-"
 STALE_SECONDS = 24 * 3600
@@ -28,14 +34,17 @@ class RunFolder:
         self.path = root / f"{PREFIX}{os.getppid()}-{os.getpid()}-{time.time_ns()}"
         self.path.mkdir()
 
-    def remove(self) -> None:
-        """Remove the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def __enter__(self) -> Self:
+        """Begin to use the folder."""
+        return self
 
-    def remove_leftovers(self, *, keep: str) -> None:
-        """Remove all but the files that match *keep*, which somebody still has to read; then the folder if empty."""
-        kept = set(self.path.glob(keep))
-        for path in set(self.path.iterdir()) - kept:
+    def __exit__(self, *_: object) -> None:
+        """Remove the folder and all in it."""
+        self.remove_all_but(())
+
+    def remove_all_but(self, kept: Collection[Path]) -> None:
+        """Remove all but the files *kept*, which somebody still has to read; then the folder if there are none."""
+        for path in set(self.path.iterdir()).difference(kept):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not kept:
             self.path.rmdir()

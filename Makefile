@@ -18,8 +18,8 @@ help: ## Show this list
 run: setup ## Run the main job on the shipped sample, twice, and tell what it did
 	@$(BIN)/python demo/run.py
 
-test: .venv/.dev ## Run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+test: .venv/.dev setup ## Run all tests
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=term $(ARGS)
 
 lint: .venv/.dev check-constraints ## Check style and formatting
 	@$(BIN)/ruff check .
@@ -31,6 +31,7 @@ types: .venv/.dev ## Check types
 setup: .meltano/.plugins ## Install Meltano and the plugins
 
 benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the figures stand in docs/benchmarks.md
+	@$(UV) sync -q --frozen --inexact --group benchmark
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare

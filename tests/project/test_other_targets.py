@@ -1,0 +1,84 @@
+"""tap-piano feeds targets of others, from the package index, each in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "samples" / "subscription-log-day-1.csv"
+ROWS = 2000
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("other targets")]
+
+
+def install(folder: Path, *requirements: str) -> Path:
+    """Make an environment with the requirements; answer the folder of its programs."""
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+    subprocess.run([*uv, "pip", "install", "-q", "--python", str(folder), *requirements], check=True)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What the tap says of the sample."""
+    folder = tmp_path_factory.mktemp("tap")
+    config = folder / "tap.json"
+    config.write_text(json.dumps({"export_path": str(SAMPLE), "aid": "EXAMPLEAID", "rejects_path": str(folder)}))
+    tap = Path(sys.executable).with_name("tap-piano")
+    done = subprocess.run([tap, "--config", str(config)], check=True, capture_output=True)
+    assert done.stdout.count(b'{"type":"RECORD"') == ROWS
+    return done.stdout
+
+
+def load(target: Path, config: dict[str, str], messages: bytes, folder: Path) -> str:
+    """Feed the messages to a target; answer the state it wrote."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    done = subprocess.run([target, "--config", str(path)], input=messages, check=True, capture_output=True)
+    return done.stdout.decode().strip().splitlines()[-1]
+
+
+def expected(messages: bytes) -> dict[str, dict[str, object]]:
+    """The records by subscription."""
+    lines = (json.loads(line) for line in messages.splitlines())
+    return {line["record"]["subscription_id"]: line["record"] for line in lines if line["type"] == "RECORD"}
+
+
+def test_target_jsonl_loads_all_rows(messages: bytes, tmp_path: Path) -> None:
+    programs = install(tmp_path / "venv", "target-jsonl==0.1.4")
+    output = tmp_path / "out"
+    output.mkdir()
+    state = load(programs / "target-jsonl", {"destination_path": str(output)}, messages, tmp_path)
+    (file,) = output.iterdir()
+    loaded = {row["subscription_id"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
+    assert loaded == expected(messages)
+    assert "subscription_log" in json.loads(state)["bookmarks"]
+
+
+def test_target_duckdb_loads_all_rows(messages: bytes, tmp_path: Path) -> None:
+    programs = install(tmp_path / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+    database = tmp_path / "loaded.duckdb"
+    config = {"filepath": str(database), "default_target_schema": "main"}
+    load(programs / "target-duckdb", config, messages, tmp_path)
+    query = (
+        "import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True); "
+        "print(json.dumps(c.sql('select subscription_id, user_id, term_name, auto_renew, total_charged, "
+        "epoch(create_date)::bigint from main.subscription_log').fetchall()))"
+    )
+    done = subprocess.run([programs / "python", "-c", query, database], check=True, capture_output=True, text=True)
+    loaded = sorted(map(tuple, json.loads(done.stdout)))
+    assert loaded == sorted(
+        (key, row["user_id"], row["term_name"], row["auto_renew"], row["total_charged"], _epoch(row["create_date"]))
+        for key, row in expected(messages).items()
+    )
+
+
+def _epoch(stamp: object) -> int:
+    return int(datetime.fromisoformat(str(stamp)).timestamp())

@@ -5,7 +5,8 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
-export MELTANO_CLI_LOG_LEVEL ?= info
+# Meltano keeps the logs of its runs in the state folder of the user; nothing shall lie outside the checkout.
+export XDG_STATE_HOME := $(CURDIR)/.meltano
 PLUGINS := tap-piano target-recurly-engage
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt)
 

@@ -276,8 +276,8 @@ def _cast(column: str, kind: str, *, cast: str = "CAST") -> str:
         kept = f"replace({value}, chr(0), '')"
         return f"CASE WHEN trim({kept}, E' \\t\\r\\n') <> '' THEN {kept} END"
     value = f"nullif(trim({value}), '')"
-    if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where others write +0200
-        mended = f"regexp_replace({value}, '([+-]\\d\\d)(\\d\\d)$', '\\1:\\2')"
+    if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where Piano writes ' +0200'
+        mended = f"regexp_replace({value}, ' *([+-]\\d\\d):?(\\d\\d)$', '\\1:\\2')"
         return f"coalesce(TRY_CAST({value} AS {wanted}), {cast}({mended} AS {wanted}))"
     return f"{cast}({value} AS {wanted})"
 

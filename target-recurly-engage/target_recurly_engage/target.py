@@ -14,7 +14,7 @@ from piano_engage_common.stops import ConfigRefused, InputRefused, RunStopped, e
 from singer_sdk import Target
 from singer_sdk import typing as th
 from singer_sdk.configuration._dict_config import merge_missing_config_jsonschema
-from singer_sdk.exceptions import ConfigValidationError
+from singer_sdk.exceptions import ConfigValidationError, RecordsWithoutSchemaException
 from singer_sdk.helpers.capabilities import (
     ACTIVATE_VERSION_CONFIG,
     CapabilitiesEnum,
@@ -234,12 +234,21 @@ class TargetRecurlyEngage(Target):
     @override
     def _process_record_message(self, message_dict: dict[str, Any]) -> None:
         """Hand a RECORD on as the line it came in, unless a stream map wants to see it."""
-        stream = message_dict.get("stream", "")
+        stream = self._announced(message_dict)
         sink = self._sinks_active.get(stream)
         if isinstance(sink, SubscriptionsSink) and self._is_plain(stream) and "record" in message_dict:
             sink.take_line(message_dict, self.message_reader._current_message)  # noqa: SLF001
             return
+        if isinstance(sink, LeftAloneSink):
+            return
         super()._process_record_message(message_dict)
+
+    def _announced(self, message: dict[str, Any]) -> str:
+        stream = str(message.get("stream"))
+        if stream not in self.mapper.stream_maps:
+            msg = f"a {message['type']} of stream {stream!r} came before its SCHEMA. Mend the tap."
+            raise RecordsWithoutSchemaException(msg)
+        return stream
 
     def _is_plain(self, stream: str) -> bool:
         return [type(stream_map) for stream_map in self.mapper.stream_maps.get(stream, [])] == [SameRecordTransform]
@@ -247,8 +256,8 @@ class TargetRecurlyEngage(Target):
     @override
     def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
         """As the SDK's, but a stream map is heard: then the rows go its way one by one."""
-        stream = message_dict["stream"]
-        maps = self.mapper.stream_maps.get(stream, [])
+        stream = self._announced(message_dict)
+        maps = self.mapper.stream_maps[stream]
         for sink in [self.get_sink(stream_map.stream_alias) for stream_map in maps]:
             if isinstance(sink, SubscriptionsSink):
                 sink.note_version(message_dict.get("version"))
@@ -266,7 +275,7 @@ class TargetRecurlyEngage(Target):
     @override
     def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
         """As the SDK's, without its words about metadata columns, which mean nothing here."""
-        for stream_map in self.mapper.stream_maps[message_dict["stream"]]:
+        for stream_map in self.mapper.stream_maps[self._announced(message_dict)]:
             sink = self.get_sink(stream_map.stream_alias)
             if sink.process_activate_version_messages:
                 sink.activate_version(message_dict["version"])
@@ -317,7 +326,7 @@ class TargetRecurlyEngage(Target):
             SystemExit: a signal came.
         """
         try:
-            with storage_errors("taking in rows"):
+            with storage_errors("taking in rows"), _in_our_words():
                 yield
         except RunStopped as stop:
             self._end("stopped", str(stop))
@@ -336,6 +345,16 @@ class TargetRecurlyEngage(Target):
     def _end(self, status: str, message: str) -> None:
         if self._run is not None:
             self._run.end(status, message)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """What the SDK raises for what no Singer tap may send."""
+    try:
+        yield
+    except (RecordsWithoutSchemaException, UnicodeDecodeError) as e:
+        msg = f"standard input: {e}"
+        raise InputRefused(msg) from e
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:

@@ -1,0 +1,151 @@
+"""Which of a reader's subscriptions speaks for him, compared with a second implementation in plain Python."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from target_recurly_engage.ledger import MIGRATIONS
+from target_recurly_engage.traits import primary_order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NOW = datetime(2026, 3, 28, 6, tzinfo=UTC)
+Row = dict[str, Any]
+
+CONNECTION = duckdb.connect()
+CONNECTION.execute("SET TimeZone = 'UTC'")
+CONNECTION.execute(MIGRATIONS[0].split(";")[0])
+
+
+def moment(days: float) -> datetime:
+    return NOW + timedelta(days=days)
+
+
+def row(subscription_id: str, status: str | None = "Active", **values: Any) -> Row:
+    return {"user_id": "u", "subscription_id": subscription_id, "subscription_status": status} | values
+
+
+def chosen(rows: Sequence[Row]) -> str:
+    """What the target's SQL says."""
+    with CONNECTION.cursor() as connection:
+        connection.execute("CREATE OR REPLACE TEMP TABLE subscriptions AS FROM main.subscriptions")
+        columns = sorted({column for row in rows for column in row})
+        marks = ", ".join("?" for _ in columns)
+        names = ", ".join(columns)
+        connection.executemany(
+            f"INSERT INTO temp.subscriptions ({names}) VALUES ({marks})", [[row.get(c) for c in columns] for row in rows]
+        )
+        ((best,),) = connection.execute(
+            f"SELECT arg_min(subscription_id, {primary_order(NOW.isoformat())}) FROM temp.subscriptions GROUP BY user_id"
+        ).fetchall()
+    return str(best)
+
+
+def expected(rows: Sequence[Row]) -> str:
+    """What decision 8 says, in Python; shares no code with the target."""
+    never = datetime(1970, 1, 1, tzinfo=UTC)
+
+    def live(row: Row) -> bool:
+        status = (row["subscription_status"] or "").lower()
+        if status in {"upgraded", "deleted", "pending", "not started", "wait confirmed"}:
+            return False
+        if row.get("currently_in_grace_period"):
+            return True
+        end = row.get("access_expiration_date")
+        if end is not None:
+            return bool(end > NOW)
+        paying = {"active", "failed - will retry", "payment failure", "won't renew", "wont renew", "completed"}
+        return status in paying
+
+    def tier(row: Row) -> int:
+        trial_end = row.get("trial_period_end_date")
+        if trial_end is not None and trial_end > NOW:
+            return 1
+        free = {"registration", "newsletter", "ad view", "custom", "access granted"}
+        return 2 if (row.get("term_type") or "").lower() in free else 0
+
+    def last(name: str) -> Any:
+        return lambda row: row.get(name) or never
+
+    best = sorted(rows, key=lambda row: row["subscription_id"])
+    for key, reverse in ((last("start_date"), True), (last("access_expiration_date"), True), (tier, False)):
+        best.sort(key=key, reverse=reverse)
+    best.sort(key=live, reverse=True)
+    return str(best[0]["subscription_id"])
+
+
+LATER, SOON, PAST = moment(40), moment(3), moment(-3)
+
+CASES = {
+    "live before not live": [row("B", access_expiration_date=SOON), row("A", access_expiration_date=PAST)],
+    "live before not live with a later end": [
+        row("B", access_expiration_date=SOON), row("A", "Upgraded", access_expiration_date=LATER),
+    ],
+    "grace counts as live": [
+        row("B", "Expired", access_expiration_date=PAST, currently_in_grace_period=True),
+        row("A", "Expired", access_expiration_date=PAST),
+    ],
+    "active without an end is live": [row("B", "Active"), row("A", "Expired", access_expiration_date=PAST)],
+    "expired without an end is not": [row("B", access_expiration_date=SOON), row("A", "Expired")],
+    "words in any case": [row("B", "ACTIVE"), row("A", "uPGRADED", access_expiration_date=LATER)],
+    "paid before trial": [
+        row("B", access_expiration_date=SOON),
+        row("A", access_expiration_date=LATER, trial_period_end_date=SOON),
+    ],
+    "a trial that is over is paid": [
+        row("B", access_expiration_date=LATER, trial_period_end_date=PAST), row("A", access_expiration_date=SOON),
+    ],
+    "trial before free": [
+        row("B", access_expiration_date=SOON, trial_period_end_date=SOON),
+        row("A", access_expiration_date=LATER, term_type="Registration"),
+    ],
+    "paid before free even when neither is live": [
+        row("B", access_expiration_date=moment(-90)), row("A", access_expiration_date=PAST, term_type="custom"),
+    ],
+    "latest end of access": [row("B", access_expiration_date=LATER), row("A", access_expiration_date=SOON)],
+    "latest start": [
+        row("B", access_expiration_date=SOON, start_date=PAST),
+        row("A", access_expiration_date=SOON, start_date=moment(-9)),
+    ],
+    "the id settles ties": [row("B"), row("C")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_primary_is_the_declared_one(case: str) -> None:
+    first, second = CASES[case]
+    assert chosen([first, second]) == chosen([second, first]) == expected([first, second]) == first["subscription_id"]
+
+
+MOMENTS = st.none() | st.sampled_from([moment(d) for d in (-400, -3, -1 / 86400, 0, 1 / 86400, 3, 40)])
+ROWS = st.lists(
+    st.fixed_dictionaries({
+        "user_id": st.just("u"),
+        "subscription_id": st.text("ABC", min_size=1, max_size=3),
+        "subscription_status": st.sampled_from(
+            [None, "Active", "Expired", "Upgraded", "deleted", "Won't renew", "Payment failure", "Cancelled", "Pending"]
+        ),
+        "term_type": st.sampled_from([None, "Payment", "Registration", "Ad view", "Dynamic", "Access granted"]),
+        "currently_in_grace_period": st.sampled_from([None, False, True]),
+        "access_expiration_date": MOMENTS,
+        "start_date": MOMENTS,
+        "trial_period_end_date": MOMENTS,
+    }),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda row: row["subscription_id"],
+)
+
+
+@given(rows=ROWS, data=st.data())
+def test_primary_does_not_depend_on_the_order_of_rows_and_is_that_of_a_second_implementation(
+    rows: list[Row], data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(rows))
+    assert chosen(rows) == chosen(shuffled) == expected(rows)

@@ -109,12 +109,23 @@ class Ledger:
             )
             raise StorageFailed(msg)
         if version < VERSION:
-            with self.transaction():
+            with self._migrating(version), self.transaction():
                 execute("CREATE TABLE IF NOT EXISTS ledger (version INTEGER NOT NULL)")
                 for migration in MIGRATIONS[version:]:
                     execute(migration)
                 execute("DELETE FROM ledger")
                 execute("INSERT INTO ledger VALUES (?)", [VERSION])
+
+    @contextmanager
+    def _migrating(self, version: int) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as e:
+            msg = (
+                f"ledger: {self.path} could not be brought from version {version} to {VERSION}, and is as it was: "
+                f"{str(e).splitlines()[0]}. Make room if that is what it lacks; else report this."
+            )
+            raise StorageFailed(msg) from e
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -75,8 +75,12 @@ class Summary:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.run_id}.json"
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        try:
+            part.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         return path
 
     def log(self, logger: logging.Logger, path: Path) -> None:

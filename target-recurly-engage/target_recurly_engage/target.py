@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -23,7 +24,7 @@ from singer_sdk.helpers.capabilities import (
 from singer_sdk.mapper import SameRecordTransform
 from singer_sdk.plugin_base import PluginBase, _ConfigInput
 from singer_sdk.singerlib.encoding import SimpleSingerReader
-from singer_sdk.singerlib.json import deserialize_json
+from singer_sdk.singerlib.json import deserialize_json, serialize_json
 from typing_extensions import override
 
 from target_recurly_engage.run import Run
@@ -302,6 +303,12 @@ class TargetRecurlyEngage(Target):
             super().process_endofpipe()  # it was delivered, whether that could be noted or not
 
     @override
+    def _write_state_message(self, state: dict[str, Any]) -> None:
+        """As the SDK's, which fails on a number with a decimal point, for its reader makes a Decimal of it."""
+        sys.stdout.write(f"{serialize_json(state)}\n")
+        sys.stdout.flush()
+
+    @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         """End with 128 + *signum*; a delivery that is under way is finished first, and so is its STATE.
 
@@ -361,13 +368,20 @@ def _check_settings(config: Mapping[str, Any]) -> None:
     """Check what a JSON schema cannot.
 
     Raises:
-        ConfigRefused: a time zone or a date is none.
+        ConfigRefused: a setting is null, or a time zone, a date or an amount of memory is none.
     """
+    for setting, schema in TargetRecurlyEngage.config_jsonschema["properties"].items():
+        if "default" in schema and config[setting] is None:
+            msg = f"{setting}: null is no value. Leave the setting out to have its default, {schema['default']!r}."
+            raise ConfigRefused(msg)
     try:
         ZoneInfo(config["timezone"])
     except (ZoneInfoNotFoundError, ValueError) as e:
         msg = f"timezone: {config['timezone']!r} is no IANA time zone. Write it like 'Europe/Amsterdam' or 'UTC'."
         raise ConfigRefused(msg) from e
+    if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", config["memory_limit"], re.IGNORECASE):
+        msg = f"memory_limit: {config['memory_limit']!r} is no amount of memory. Write it like '320MB' or '1.5GB'."
+        raise ConfigRefused(msg)
     for setting, parse in (("as_of", datetime.fromisoformat), ("clear_date", date.fromisoformat)):
         try:
             parse(config.get(setting) or "2000-01-01")

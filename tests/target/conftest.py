@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 COMMAND = [str(Path(sys.executable).with_name("target-recurly-engage"))]
 PATIENCE = 120
@@ -258,3 +258,9 @@ class Engage:
 def engage(tmp_path: Path) -> Engage:
     """Give a target that never ran."""
     return Engage(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_engage(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engage]:
+    """Give a maker of targets that never ran."""
+    return lambda: Engage(tmp_path_factory.mktemp("engage"))

@@ -84,7 +84,7 @@ def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
 
         messages = engage.batch(records, "parquet", version=1)
         path = messages[1]["manifest"][0].removeprefix("file://")
-        duckdb.sql(f"COPY (SELECT {', '.join(lacking)} FROM '{path}') TO '{path}.new'")
+        duckdb.sql(f"COPY (SELECT {', '.join(lacking)} FROM '{path}') TO '{path}.new' (FORMAT parquet)")
         messages[1]["manifest"] = [f"file://{path}.new"]
     assert "no column for renewed, term_id" in held_back(engage, messages)
 

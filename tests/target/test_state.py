@@ -108,7 +108,7 @@ def test_a_signal_while_rows_come_ends_the_run_without_state(engage: Engage, sig
     process.stdin.write(engage.lines([start, *rows, {"type": "STATE", "value": {"a": 1}}]))
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not engage.ledger.with_name("ledger.duckdb.work").exists() and time.monotonic() < deadline:
+    while not engage.ledger.with_name("ledger.duckdb.work").joinpath("records.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signum)
     out, log = process.communicate(timeout=60)
@@ -163,3 +163,8 @@ def test_state_goes_out_when_the_delivery_went_well_but_its_summary_cannot_be_wr
 def test_without_state_from_the_tap_none_goes_out(engage: Engage) -> None:
     run = engage.run(engage.messages(engage.subscriptions(1), state=None))
     assert (run.code, run.out) == (0, "")
+
+
+def test_state_goes_out_as_it_came(engage: Engage) -> None:
+    state = {"bookmarks": {"subscription_log": {"at": 1743120000.25, "wörd": [None, True, "é"], "n": 10**20}}}
+    assert engage.run(engage.messages(engage.subscriptions(1), state=state)).states == [state]

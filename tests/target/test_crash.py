@@ -1,0 +1,153 @@
+"""kill -9 at any point, then run again: files and ledger end as in an undisturbed run, and nobody is sent twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.target.conftest import Engage, Record
+
+KILL = "import os\nfrom target_recurly_engage import run, target\nfrom target_recurly_engage.delivery import file\n"
+DIE = "os.kill(os.getpid(), 9)"
+
+POINTS = {
+    "while migrating": f"""
+from contextlib import contextmanager
+class Ledger(run.Ledger):
+    @contextmanager
+    def transaction(self):
+        with super().transaction():
+            yield
+            {DIE}
+run.Ledger = Ledger
+""",
+    "before the rows are loaded": f"run.Intake._load = lambda *a: {DIE}",
+    "after the rows are loaded": f"""
+class Intake(run.Intake):
+    def _load(self, *args):
+        super()._load(*args)
+        {DIE}
+run.Intake = Intake
+""",
+    "in the middle of the merge": f"run.make_plan = lambda *a, **k: {DIE}",
+    "before the delivery is noted": f"run.FileDelivery.deliver = lambda *a: {DIE}",
+    "after it is noted": f"run.FileDelivery._write = lambda *a: {DIE}",
+    "after the file is written": f"file._sha256 = lambda path: {DIE}",
+    "before it is renamed": f"file.Path.rename = lambda *a: {DIE}",
+    "after it is renamed": f"file._sync_folder = lambda path: {DIE}",
+    "before it is acknowledged": f"run.FileDelivery._acknowledge = lambda *a: {DIE}",
+    "while it is acknowledged": f"run.FileDelivery._set_status = lambda *a: {DIE}",
+    "after it is acknowledged": f"run.Run.end = lambda *a: {DIE}",
+    "before STATE": f"target.TargetRecurlyEngage._write_state_message = lambda *a: {DIE}",
+}
+
+
+def days(engage: Engage) -> tuple[list[Record], list[Record]]:
+    first = engage.subscriptions(40, promo_code="P")
+    second = [record | {"promo_code": None} if number % 3 else record for number, record in enumerate(first)]
+    return first, [*second[:-1], engage.subscription(99)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_engage: Callable[[], Engage]) -> tuple[Any, Any]:
+    other = make_engage()
+    for records in days(other):
+        assert other.run(other.snapshot(records)).code == 0
+    return outcome(other)
+
+
+def outcome(engage: Engage) -> tuple[Any, Any]:
+    told = engage.told()
+    told["deliveries"] = [delivery for delivery in told["deliveries"] if "discarded" not in delivery]
+    return engage.sent_sets, told
+
+
+def leftovers(engage: Engage) -> list[Path]:
+    return [path for path in engage.folder.rglob("*") if path.suffix in {".part", ".work", ".wal", ".jsonl"}]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_that_was_killed_is_made_good_by_the_next(
+    engage: Engage, undisturbed: tuple[Any, Any], point: str
+) -> None:
+    first, second = days(engage)
+    migrating = point == "while migrating"
+    if not migrating:
+        assert engage.run(engage.snapshot(first)).code == 0
+    killed = engage.run(engage.snapshot(first if migrating else second), script=KILL + POINTS[point])
+    assert (killed.code, killed.out) == (-signal.SIGKILL, "")
+    for records in (first, second) if migrating else (second,):
+        again = engage.run(engage.snapshot(records))
+        assert (again.code, len(again.states)) == (0, 1)
+    assert outcome(engage) == undisturbed
+    assert leftovers(engage) == []
+    if not migrating:
+        assert engage.query("SELECT count(*) FROM runs WHERE status = 'crashed'") == [
+            (0 if point == "before STATE" else 1,)
+        ]
+
+
+def test_a_delivery_that_is_acknowledged_too_early_is_found_out(
+    engage: Engage, undisturbed: tuple[Any, Any]
+) -> None:
+    """The broken double: it says yes before the file is there."""
+    double = """
+class Early(run.FileDelivery):
+    def _write(self, delivery_id, path, users):
+        self._acknowledge(delivery_id)
+        """ + DIE + """
+run.FileDelivery = Early
+"""
+    first, second = days(engage)
+    engage.run(engage.snapshot(first))
+    assert engage.run(engage.snapshot(second), script=KILL + double).code == -signal.SIGKILL
+    engage.run(engage.snapshot(second))
+    with pytest.raises(AssertionError):
+        assert outcome(engage) == undisturbed
+
+
+def test_a_file_that_somebody_changed_after_a_crash_counts_as_not_delivered(engage: Engage) -> None:
+    engage.run(engage.snapshot(engage.subscriptions(3)), script=KILL + POINTS["before it is acknowledged"])
+    (path,) = engage.files
+    path.write_bytes(path.read_bytes()[:-10])
+    engage.run(engage.snapshot(engage.subscriptions(3)))
+    assert len(engage.files) == 2
+    assert len(engage.sent()) == 3
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(engage: Engage, make_engage: Callable[[], Engage]) -> None:
+    """Ten readers change a day; each run is killed at some moment, then run again."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print("seed", seed)  # noqa: T201 - shown when the test fails
+    dice = random.Random(seed)  # noqa: S311 - moments, no secrets
+    other = make_engage()
+    records = engage.subscriptions(3000)
+    longest = 1.0
+    for day in range(12):
+        for record in dice.sample(records, 10):
+            record["promo_code"] = f"DAY{day}"
+        process = subprocess.Popen(
+            engage.command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        assert process.stdin
+        process.stdin.write(engage.lines(engage.snapshot(records)))
+        process.stdin.close()
+        time.sleep(dice.uniform(0, longest))
+        process.kill()
+        process.wait()
+        started = time.monotonic()
+        assert engage.run(engage.snapshot(records)).code == 0
+        longest = time.monotonic() - started
+        assert other.run(other.snapshot(records)).code == 0
+        assert outcome(engage) == outcome(other)
+        assert leftovers(engage) == []

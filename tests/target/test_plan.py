@@ -1,0 +1,170 @@
+"""apply(plan) == desired, and the plan after that is empty: over any history, against dictionaries in Python."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from contextlib import closing
+from tempfile import TemporaryDirectory
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.plan import Plan
+from target_recurly_engage.run import Run
+from target_recurly_engage.traits import NAMES, Wording
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.target.conftest import Engage
+
+NOW = "2026-03-28T06:00:00+00:00"
+CONFIG = {
+    "timezone": "UTC", "as_of": NOW, "clear_string": "none", "clear_number": -1, "clear_boolean": False,
+    "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
+}  # fmt: skip
+# Any text but NUL, which the intake drops, and surrogates, which are no text.
+TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)
+CELL = TEXT | st.sampled_from([
+    "NULL", "null", "\\N", "#", "# x", '"', '""', "'", ",", ";", "\t", "\r", "\n", "\r\n", "a\rb", "a\nb", " a", "a ", "\ufeff",
+    "\u2028", "\x1a", "\x0b", "\x85", "=1+1", "-", "nan", "true", 'a"b', '"a"', 'a,"b"\n', "é", "😀", "\\", "\\,", '\\"',
+])  # fmt: skip
+
+
+class History:
+    """A ledger, and what a dictionary says that Engage must have been told."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin."""
+        self.folder = folder
+        self.config = CONFIG | {
+            "ledger": str(folder / "ledger.duckdb"), "output_path": str(folder / "out"), "runs_path": str(folder / "runs"),
+        }  # fmt: skip
+        self.piano: dict[str, dict[str, str]] = {}
+        self.engage: dict[str, dict[str, str]] = {}
+
+    def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> Plan:
+        """Bring rows, run, and read what was sent with Python's csv."""
+        run = Run(self.config, logging.getLogger("test"))
+        names = ["subscription_id", "user_id", *NAMES[1:]]
+        run.intake.expect("s", {"properties": dict.fromkeys(names, {})})
+        for key, row in rows.items():
+            run.intake.take_line(record(row | {"subscription_id": key}))
+        if complete:
+            run.intake.complete("s", 1)
+            self.piano = {}
+        self.piano |= rows
+        run.finish()
+        run.end("finished")
+        for file in run.summary.files:
+            with file.location.open(newline="", encoding="utf-8") as opened:
+                for row in csv.DictReader(opened, strict=True):
+                    self.engage[row.pop("user_id")] = row
+        assert run.summary.plan
+        return run.summary.plan
+
+    def desired(self) -> dict[str, dict[str, str]]:
+        """Who is told what: of a reader's subscriptions the one with the smallest id, for all else is the same."""
+        primary: dict[str, str] = {}
+        for key in sorted(self.piano, reverse=True):
+            primary[self.piano[key]["user_id"]] = key
+        wanted = {
+            user: blank() | {"subscription_id": key}
+            | {name: value for name, value in self.piano[key].items() if value.strip(" \t\r\n") and name != "user_id"}
+            for user, key in primary.items()
+        }  # fmt: skip
+        return {user: blank() for user in self.engage} | wanted
+
+    @property
+    def acknowledged(self) -> dict[str, dict[str, str]]:
+        """What the ledger says."""
+        with closing(Ledger(Path(self.config["ledger"]), memory_limit="200MB")) as ledger:
+            rows = ledger.connection.sql(f"SELECT user_id, {', '.join(NAMES)} FROM delivered").fetchall()
+        return {user: dict(zip(NAMES, values, strict=True)) for user, *values in rows}
+
+
+def record(row: dict[str, str]) -> bytes:
+    import json  # noqa: PLC0415 - a line as the pipe brings it
+
+    return json.dumps({"record": row}).encode()
+
+
+def blank() -> dict[str, str]:
+    """The values that clear; taken from the wording, whose own values are pinned in test_clearing."""
+    from target_recurly_engage.traits import TRAITS  # noqa: PLC0415
+
+    return {trait.name: Wording().clear_value(trait) for trait in TRAITS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.getLogger("test").setLevel(logging.ERROR)
+    yield
+
+
+ROW = st.fixed_dictionaries({"user_id": st.sampled_from(["a", "b", "c", "d"]), "term_name": CELL, "offer_name": CELL})
+STEPS = st.lists(
+    st.tuples(st.dictionaries(st.sampled_from([f"RC{n}" for n in range(6)]), ROW, max_size=6), st.booleans()),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(steps=STEPS)
+def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
+    steps: list[tuple[dict[str, dict[str, str]], bool]],
+) -> None:
+    with TemporaryDirectory() as folder:
+        history = History(Path(folder))
+        for rows, complete in steps:
+            before = dict(history.engage)
+            plan = history.step(rows, complete=complete)
+            assert history.engage == history.desired() == history.acknowledged
+            changed = {user for user, traits in history.engage.items() if before.get(user) != traits}
+            assert plan.size == len(changed)
+            assert plan.users == len(history.engage)
+        again = history.step(history.piano, complete=True)
+        assert again.size == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(cells=st.lists(CELL, min_size=1, max_size=40))
+def test_any_cell_comes_back_as_it_was(cells: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        history = History(Path(folder))
+        rows = {f"RC{n:02}": {"user_id": f"u{n}{cell}", "term_name": cell} for n, cell in enumerate(cells)}
+        history.step(rows, complete=True)
+        assert history.engage == history.desired() == history.acknowledged
+
+
+def test_a_fingerprint_that_forgets_a_trait_is_found_out(engage: Engage) -> None:
+    """The broken double: the sieve lets a change fall through."""
+    double = """
+from target_recurly_engage import plan
+plan._fingerprint = lambda wording: "hash(subscription_id)"
+"""
+    records = engage.subscriptions(3)
+    engage.run(engage.snapshot(records), script=double)
+    records[0]["term_name"] = "changed"
+    run = engage.run(engage.snapshot(records), script=double)
+    assert run.code == 0
+    with pytest.raises(AssertionError):
+        assert "1 changes" in run.log
+
+
+def test_a_ledger_that_holds_a_reader_twice_mends_itself(engage: Engage) -> None:
+    import duckdb  # noqa: PLC0415 - to harm the ledger
+
+    engage.run(engage.snapshot(engage.subscriptions(3)))
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute("INSERT INTO delivered FROM delivered WHERE user_id = 'u2'")
+        connection.execute("INSERT INTO delivered (user_id, term_name) VALUES (NULL, 'x')")
+    assert "0 changes" in engage.run(engage.snapshot(engage.subscriptions(3))).log
+    engage.run(engage.snapshot(engage.subscriptions(3, promo_code="P")))
+    assert len(engage.sent()) == 3
+    assert engage.query("SELECT count(*) FROM delivered WHERE user_id = 'u2'") == [(1,)]

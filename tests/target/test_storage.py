@@ -1,0 +1,162 @@
+"""Ledgers that cannot be used and disks that are full: one clear line, exit code 74, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.target.conftest import Engage
+
+STORAGE_FAILED = 74
+
+
+def refused(engage: Engage) -> str:
+    run = engage.run(engage.snapshot(engage.subscriptions(2)))
+    assert (run.code, run.states, engage.files) == (STORAGE_FAILED, [], [])
+    assert "Traceback" not in run.log
+    assert len(run.errors.splitlines()) == 1
+    return run.errors
+
+
+def test_garbage_is_no_ledger_and_is_left_as_it_is(engage: Engage) -> None:
+    engage.ledger.write_bytes(b"garbage " * 2000)
+    said = refused(engage)
+    assert "cannot be opened" in said
+    assert "backup" in said
+    assert engage.ledger.read_bytes() == b"garbage " * 2000
+
+
+def test_an_empty_file_is_no_ledger_for_a_ledger_may_have_been_there(engage: Engage) -> None:
+    engage.ledger.touch()
+    assert "cannot be opened" in refused(engage)
+
+
+def test_a_ledger_cut_in_half_is_refused(engage: Engage) -> None:
+    engage.run(engage.snapshot(engage.subscriptions(50)))
+    engage.ledger.write_bytes(engage.ledger.read_bytes()[: engage.ledger.stat().st_size // 2])
+    for path in engage.files:
+        path.unlink()
+    assert str(engage.ledger) in refused(engage)
+
+
+def test_a_directory_is_no_ledger(engage: Engage) -> None:
+    engage.ledger.mkdir()
+    assert str(engage.ledger) in refused(engage)
+
+
+def test_a_file_in_the_way_of_the_folder_is_named(engage: Engage) -> None:
+    (engage.folder / "file").touch()
+    engage.config["ledger"] = str(engage.folder / "file" / "ledger.duckdb")
+    assert str(engage.folder / "file") in refused(engage)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write all files")
+def test_a_ledger_without_permission_is_refused(engage: Engage) -> None:
+    engage.run(engage.messages([]))
+    engage.ledger.chmod(0)
+    assert str(engage.ledger) in refused(engage)
+
+
+def test_another_database_is_no_ledger_and_is_left_as_it_is(engage: Engage) -> None:
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute("CREATE TABLE subscriptions AS SELECT 1 AS mine")
+    assert "is a DuckDB file, but not a ledger" in refused(engage)
+    assert engage.query("FROM subscriptions") == [(1,)]
+
+
+def test_a_ledger_in_use_names_who_holds_it(engage: Engage) -> None:
+    engage.run(engage.messages([]))
+    script = f"import duckdb, sys; c = duckdb.connect({str(engage.ledger)!r}); print('open', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "open\n"
+        said = refused(engage)
+        assert "is in use by another run" in said
+        assert str(holder.pid) in said
+    finally:
+        holder.communicate()
+    assert engage.run(engage.snapshot(engage.subscriptions(2))).code == 0
+
+
+def limited(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize(("what", "limit"), [("output", 60_000), ("ledger", 1_500_000)])
+def test_a_file_that_may_not_grow(engage: Engage, what: str, limit: int) -> None:
+    """The limit of the file size stands for a full disk where no small disk may be mounted."""
+    engage.run(engage.snapshot(engage.subscriptions(30)))
+    before = engage.told()
+    values = {"output": {}, "ledger": {"term_name": os.urandom(30).hex()}}[what]
+    count = {"output": 400, "ledger": 40_000}[what]
+    records = [
+        record | {name: f"{value}{number}" for name, value in values.items()}
+        for number, record in enumerate(engage.subscriptions(count))
+    ]
+    given = engage.lines(engage.snapshot(records))
+    full = subprocess.run(
+        engage.command(), input=given, capture_output=True, check=False, preexec_fn=lambda: limited(limit)  # noqa: PLW1509
+    )
+    assert (full.returncode, full.stdout) == (STORAGE_FAILED, b""), full.stderr
+    assert b"Traceback" not in full.stderr
+    assert len(engage.files) == 1
+    assert engage.query("SELECT count(*) FROM delivered") == [(30,)]
+    assert engage.told()["delivered"] == before["delivered"]
+    again = engage.run(given)
+    assert (again.code, len(again.states), len(engage.files)) == (0, 1, 2)
+    assert len(engage.sent()) == count - (0 if values else 30)
+
+
+def may_mount() -> bool:
+    return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="unshare -rm is not permitted here; test_a_file_that_may_not_grow stands in")
+@pytest.mark.parametrize(("what", "size"), [("ingest", "64k"), ("ledger", "1200k"), ("runs", "4k")])
+def test_a_full_disk(engage: Engage, tmp_path: Path, what: str, size: str) -> None:
+    """The first run finds the disk full, the second, after it has grown, makes it good."""
+    disk, seen = tmp_path / what, tmp_path / "seen"
+    disk.mkdir()
+    if what == "ledger":
+        engage.config["ledger"] = str(disk / "ledger.duckdb")
+    if what == "runs":
+        (tmp_path / "fill").write_bytes(bytes(4096))
+    count = {"ledger": 60_000}.get(what, 2000)
+    records = [record | {"term_name": f"{n * 7919:x}"} for n, record in enumerate(engage.subscriptions(count))]
+    given = tmp_path / "messages"
+    given.write_bytes(engage.lines(engage.snapshot(records)))
+    command = f"{shlex.join(engage.command())} < {given}"
+    script = f"""
+mount -t tmpfs -o size={size} tmpfs {disk}
+test {what} = runs && cp {tmp_path}/fill {disk}/fill
+{command} > {seen}.out 2> {seen}.log; echo $? > {seen}.code; find {disk} -name '*.csv' -o -name '*.part' > {seen}.files
+mount -o remount,size=200m {disk}
+{command} > {seen}.out2 2> {seen}.log2; echo $? > {seen}.code2
+cp -r {disk} {seen}
+"""
+    subprocess.run(["unshare", "-rm", "sh", "-c", script], check=True)
+    log = (tmp_path / "seen.log").read_text()
+    assert (tmp_path / "seen.code").read_text() == f"{STORAGE_FAILED}\n", log
+    assert "Traceback" not in log
+    assert log.count("| ERROR") == 1
+    assert (tmp_path / "seen.files").read_text() == ""
+    delivered = what == "runs"
+    assert bool((tmp_path / "seen.out").read_text()) == delivered
+    assert (tmp_path / "seen.code2").read_text() == "0\n"
+    assert (tmp_path / "seen.out2").read_text()
+    output = tmp_path / "seen" if what == "ingest" else engage.output
+    (path,) = output.glob("*")
+    assert len(path.read_bytes().splitlines()) == count + 1

@@ -48,9 +48,10 @@ def _as_timestamp(cell: str, zone: str) -> str:
     value = _stripped(cell)
     local = ", ".join(text(form) for form in _DASHBOARD + _WITHOUT_OFFSET)
     iso = f"CASE WHEN regexp_full_match({value}, {text(_ISO_WITH_OFFSET)}) THEN try_cast({value} AS TIMESTAMPTZ) END"
+    starts_with_digit = f"{value} BETWEEN '0' AND ':'"  # strptime takes words such as "infinity" as well
     return (
-        f"coalesce(try_strptime({value}, {text(_PIANO)}), {iso}, "
-        f"timezone({text(zone)}, try_strptime({value}, [{local}])))"
+        f"CASE WHEN {starts_with_digit} THEN coalesce(try_strptime({value}, {text(_PIANO)}), {iso}, "
+        f"timezone({text(zone)}, try_strptime({value}, [{local}]))) END"
     )
 
 

@@ -69,6 +69,7 @@ class SubscriptionLogStream(Stream):
         self._selection.apply(self.metadata, by_default=True)
         self._log_counts: LogCounts | None = None
         self._snapshot: int | None = None
+        self._complete = False
         self._progress = Progress(self.logger)
 
     @override
@@ -105,6 +106,12 @@ class SubscriptionLogStream(Stream):
     @override
     def is_sorted(self) -> bool:
         return True
+
+    @property
+    @override
+    def check_sorted(self) -> bool:
+        """The database sorts, and the SDK would compare bookmarks as text, whatever their offset."""
+        return False
 
     @property
     def _incremental(self) -> bool:
@@ -197,10 +204,17 @@ class SubscriptionLogStream(Stream):
 
     def _close_snapshot(self) -> None:
         """Say that all rows of the snapshot were sent."""
-        if self._snapshot is None:
-            return
-        self._write_activate_version_message(self._snapshot)
+        if self._snapshot is not None:
+            self._write_activate_version_message(self._snapshot)
+        self._complete = True
         self.state_manager.is_flushed = False
+        self._write_state_message()
+
+    @override
+    def _write_state_message(self) -> None:
+        """Write a STATE when it says something: a full table knows nothing to resume from before its end."""
+        if self._incremental or self._complete:
+            super()._write_state_message()
 
     # Writing
 
@@ -234,7 +248,6 @@ class SubscriptionLogStream(Stream):
             yield from super()._sync_records(context, write_messages=write_messages)
         if write_messages:
             self._close_snapshot()
-            self._write_state_message()
 
     def _write_record_lines(self) -> None:
         """Write RECORD messages by the file, with a STATE after each."""
@@ -263,8 +276,9 @@ class SubscriptionLogStream(Stream):
                 sent += part.rows
 
     def _advance(self, bookmark: str | None) -> None:
-        self._increment_stream_state({REPLICATION_KEY: bookmark})
-        self.state_manager.is_flushed = False
+        if self._incremental:
+            self._increment_stream_state({REPLICATION_KEY: bookmark})
+            self.state_manager.is_flushed = False
 
     # Batches
 
@@ -303,7 +317,6 @@ class SubscriptionLogStream(Stream):
     def _sync_batches(self, batch_config: BatchConfig, context: Context | None = None) -> None:
         super()._sync_batches(batch_config, context)
         self._close_snapshot()
-        self._write_state_message()
 
     @override
     def _generate_batch_messages(

@@ -112,6 +112,12 @@ class TapPiano(Tap):
         return [SubscriptionLogStream(self, exports)]
 
     @override
+    def setup_mapper(self) -> None:
+        """Let the streams narrow the catalog first, so that the SCHEMA message names only what leaves."""
+        _ = self.streams  # made on first use, and applying the catalog as they are made
+        super().setup_mapper()
+
+    @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         self.logger.info("%s: ending", signal.Signals(signum).name)
         self.wire.end(signum)

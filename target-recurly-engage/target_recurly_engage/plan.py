@@ -97,9 +97,7 @@ def merge(ledger: Ledger, *, complete: bool) -> Merge:
             execute(f"INSERT INTO incoming BY NAME FROM {_ABSENT}")
         execute("DROP TABLE subscriptions")
         execute("ALTER TABLE incoming RENAME TO subscriptions")
-    return Merge(
-        before=before, after=ledger.count("SELECT count(*) FROM subscriptions"), came=came, vanished=vanished
-    )
+    return Merge(before=before, after=ledger.count("SELECT count(*) FROM subscriptions"), came=came, vanished=vanished)
 
 
 def _add_to_subscriptions(execute: Callable[[str], object]) -> None:
@@ -217,7 +215,10 @@ def _other_values(ledger: Ledger, wording: Wording) -> tuple[int, list[int]]:
     for trait in TRAITS:
         column, clear = name(trait.name), text(wording.clear_value(trait))
         differs = f"plan.{column} IS DISTINCT FROM delivered.{column}"
-        cells += [f"count_if({differs} AND plan.{column} <> {clear})", f"count_if({differs} AND plan.{column} = {clear})"]
+        cells += [
+            f"count_if({differs} AND plan.{column} <> {clear})",
+            f"count_if({differs} AND plan.{column} = {clear})",
+        ]
     query = f"SELECT count(DISTINCT user_id), {', '.join(cells)} FROM plan JOIN delivered USING (user_id)"
     ((changed, *traits),) = ledger.connection.execute(query).fetchall()
     return changed, traits

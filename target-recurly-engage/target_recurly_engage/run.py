@@ -62,9 +62,7 @@ class Run:
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
         self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
-        self._delivery = FileDelivery(
-            self._ledger, Path(config["output_path"]), logger=logger, progress=self._progress
-        )
+        self._delivery = FileDelivery(self._ledger, Path(config["output_path"]), logger=logger, progress=self._progress)
         self._delivery.settle()
         self._ledger.start_run(self.summary.run_id, started_at)
         self.intake = Intake(self._ledger)

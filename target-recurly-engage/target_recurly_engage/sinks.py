@@ -21,7 +21,11 @@ class SubscriptionsSink(Sink):
     """Passes what it gets to the intake of the run."""
 
     def __init__(
-        self, target: TargetRecurlyEngage, stream_name: str, schema: dict[str, Any], key_properties: Sequence[str] | None
+        self,
+        target: TargetRecurlyEngage,
+        stream_name: str,
+        schema: dict[str, Any],
+        key_properties: Sequence[str] | None,
     ) -> None:
         """Check the schema once, instead of each record."""
         super().__init__(target, stream_name, schema, key_properties)

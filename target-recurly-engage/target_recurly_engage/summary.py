@@ -89,7 +89,16 @@ class Summary:
         users = told["users"] or {"total": 0, "new": 0, "changed": 0, "cleared": 0}
         logger.info(
             "run %s %s: %d rows, %d users, %d changes (%d new, %d changed, %d cleared), %d file(s), %.1f s, %d MB; %s",
-            self.run_id, self.status, self.rows, users["total"],
-            users["new"] + users["changed"] + users["cleared"], users["new"], users["changed"], users["cleared"],
-            len(self.files), told["seconds"], told["peak_memory_mb"], path,
+            self.run_id,
+            self.status,
+            self.rows,
+            users["total"],
+            users["new"] + users["changed"] + users["cleared"],
+            users["new"],
+            users["changed"],
+            users["cleared"],
+            len(self.files),
+            told["seconds"],
+            told["peak_memory_mb"],
+            path,
         )

@@ -45,7 +45,7 @@ class MessageReader(SimpleSingerReader):
     @override
     def deserialize_json(self, line: str) -> dict[str, Any]:
         try:
-            message = deserialize_json(line)
+            message: Any = deserialize_json(line)
         except json.JSONDecodeError as e:
             msg = f"standard input: a line is no JSON (character {e.pos:,} of {len(line):,}). Did the tap break off?"
             raise InputRefused(msg) from None
@@ -178,7 +178,7 @@ class TargetRecurlyEngage(Target):
         ),
     ).to_dict()
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - as the SDK's
         """Check what the JSON schema cannot."""
         self._run: Run | None = None
         self._signal: int | None = None
@@ -237,10 +237,11 @@ class TargetRecurlyEngage(Target):
         """Hand a RECORD on as the line it came in, unless a stream map wants to see it."""
         stream = self._announced(message_dict)
         sink = self._sinks_active.get(stream)
-        if isinstance(sink, SubscriptionsSink) and self._is_plain(stream) and "record" in message_dict:
-            sink.take_line(message_dict, self.message_reader._current_message)  # noqa: SLF001
-            return
+        line: str | None = self.message_reader._current_message  # noqa: SLF001
         if isinstance(sink, LeftAloneSink):
+            return
+        if isinstance(sink, SubscriptionsSink) and self._is_plain(stream) and "record" in message_dict and line:
+            sink.take_line(message_dict, line)
             return
         super()._process_record_message(message_dict)
 

@@ -94,7 +94,7 @@ class Engage:
     # Messages
 
     @staticmethod
-    def subscription(number: int = 1, user: int | str | None = None, **values: Any) -> Record:
+    def subscription(number: int = 1, user: int | str | None = None, **values: object) -> Record:
         """Make a record of a live, paid subscription."""
         return {
             "subscription_id": f"RC{number:06}",
@@ -108,7 +108,7 @@ class Engage:
             "total_charged": 12.5,
         } | values
 
-    def subscriptions(self, count: int, **values: Any) -> list[Record]:
+    def subscriptions(self, count: int, **values: object) -> list[Record]:
         """Make as many readers with a subscription each."""
         return [self.subscription(number, **values) for number in range(1, count + 1)]
 
@@ -143,7 +143,7 @@ class Engage:
         last = [] if state is None else [{"type": "STATE", "value": state}]
         return [self.schema(properties, stream), *body, *end, *last]
 
-    def snapshot(self, records: Iterable[Record], **options: Any) -> list[Message]:
+    def snapshot(self, records: Iterable[Record], **options: Any) -> list[Message]:  # noqa: ANN401 - as messages()
         """Make a complete log."""
         return self.messages(records, version=1, **options)
 
@@ -174,7 +174,7 @@ class Engage:
 
     # Running
 
-    def command(self, script: str | None = None, **config: Any) -> list[str]:
+    def command(self, script: str | None = None, **config: object) -> list[str]:
         """Make the command line; *script* is Python that puts doubles in place before the command starts."""
         path = self.folder / f"config-{len(list(self.folder.glob('config-*.json')))}.json"
         path.write_text(json.dumps(self.config | config), encoding="utf-8")
@@ -186,7 +186,7 @@ class Engage:
             start = [sys.executable, str(double)]
         return [*start, "--config", str(path)]
 
-    def run(self, messages: Iterable[Message] | bytes, script: str | None = None, **config: Any) -> Run:
+    def run(self, messages: Iterable[Message] | bytes, script: str | None = None, **config: object) -> Run:
         """Run the real command to its end."""
         given = messages if isinstance(messages, bytes) else self.lines(messages)
         done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import duckdb
 import pytest
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def setting(message: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("left", [0, 7, 89])
-def test_a_shrunken_snapshot_is_held_back_and_goes_through_with_the_setting_it_names(
-    engage: Engage, left: int
-) -> None:
+def test_a_shrunken_snapshot_is_held_back_and_goes_through_with_the_setting_it_names(engage: Engage, left: int) -> None:
     engage.run(engage.snapshot(engage.subscriptions(100)))
     small = engage.snapshot(engage.subscriptions(left))
     said = held_back(engage, small)
@@ -80,8 +79,6 @@ def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
     if form == "record":
         messages = engage.snapshot(records, properties=lacking)
     else:
-        import duckdb  # noqa: PLC0415 - the file has to lack what the schema promises
-
         messages = engage.batch(records, "parquet", version=1)
         path = messages[1]["manifest"][0].removeprefix("file://")
         duckdb.sql(f"COPY (SELECT {', '.join(lacking)} FROM '{path}') TO '{path}.new' (FORMAT parquet)")
@@ -91,7 +88,9 @@ def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
 
 def test_without_the_brake_the_readers_would_have_been_cleared(engage: Engage) -> None:
     """The broken double: a brake that never holds."""
-    double = "from target_recurly_engage import run\nrun.Brake.check_rows = run.Brake.check_clears = lambda *a, **k: None"
+    double = (
+        "from target_recurly_engage import run\nrun.Brake.check_rows = run.Brake.check_clears = lambda *a, **k: None"
+    )
     engage.run(engage.snapshot(engage.subscriptions(20)))
     run = engage.run(engage.snapshot([]), script=double)
     assert run.code == 0

@@ -96,17 +96,19 @@ def test_a_run_that_was_killed_is_made_good_by_the_next(
         ]
 
 
-def test_a_delivery_that_is_acknowledged_too_early_is_found_out(
-    engage: Engage, undisturbed: tuple[Any, Any]
-) -> None:
+def test_a_delivery_that_is_acknowledged_too_early_is_found_out(engage: Engage, undisturbed: tuple[Any, Any]) -> None:
     """The broken double: it says yes before the file is there."""
-    double = """
+    double = (
+        """
 class Early(run.FileDelivery):
     def _write(self, delivery_id, path, users):
         self._acknowledge(delivery_id)
-        """ + DIE + """
+        """
+        + DIE
+        + """
 run.FileDelivery = Early
 """
+    )
     first, second = days(engage)
     engage.run(engage.snapshot(first))
     assert engage.run(engage.snapshot(second), script=KILL + double).code == -signal.SIGKILL

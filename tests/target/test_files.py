@@ -18,7 +18,22 @@ HEADER = (
     "access_expiration_date,resource_id,resource_name,term_id,term_name,term_type,template_id,template_name,"
     "offer_id,offer_name,promo_code"
 )
-AWKWARD = ["a,b", 'say "so"', "two\nlines", "cr\rhere", " lead", "trail ", "NULL", "#no", "日本 é", "", "   ", "-", "'", "\\"]
+AWKWARD = [
+    "a,b",
+    'say "so"',
+    "two\nlines",
+    "cr\rhere",
+    " lead",
+    "trail ",
+    "NULL",
+    "#no",
+    "日本 é",
+    "",
+    "   ",
+    "-",
+    "'",
+    "\\",
+]
 
 
 def test_a_file_is_plain_utf_8_with_lf_and_no_blank_cell(engage: Engage) -> None:
@@ -107,7 +122,7 @@ def test_the_summary_counts_rows_readers_and_traits(engage: Engage) -> None:
 
 
 def test_another_wording_reaches_every_reader_it_concerns(engage: Engage) -> None:
-    engage.run(engage.snapshot(engage.subscriptions(3, promo_code="X") + [engage.subscription(4)]))
+    engage.run(engage.snapshot([*engage.subscriptions(3, promo_code="X"), engage.subscription(4)]))
     engage.run(engage.messages([]), clear_string="nothing", clear_date="2000-01-01", clear_boolean=True)
     assert len(engage.sent()) == 4
     assert engage.sent()["u4"]["promo_code"] == "nothing"

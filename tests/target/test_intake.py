@@ -220,7 +220,10 @@ def test_two_applications_do_not_share_a_ledger(engage: Engage) -> None:
 
 def test_a_stream_of_subscriptions_beside_a_snapshot_keeps_its_own(engage: Engage) -> None:
     config = {"streams": {"subscription_log": {"role": "subscriptions"}, "more": {"role": "subscriptions"}}}
-    engage.run([*engage.snapshot(engage.subscriptions(20)), *engage.messages([engage.subscription(99)], stream="more")], **config)
+    engage.run(
+        [*engage.snapshot(engage.subscriptions(20)), *engage.messages([engage.subscription(99)], stream="more")],
+        **config,
+    )
     second = [*engage.snapshot(engage.subscriptions(20)), *engage.messages([], stream="more")]
     assert engage.run(second, **config).code == 0
     assert engage.query("SELECT count(*) FROM subscriptions") == [(21,)]

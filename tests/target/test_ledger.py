@@ -83,9 +83,14 @@ def test_a_migration_that_fails_leaves_the_old_ledger(tmp_path: Path, monkeypatc
 
 def test_a_failed_transaction_leaves_the_ledger_usable(tmp_path: Path) -> None:
     ledger = opened(tmp_path / "ledger.duckdb")
-    with pytest.raises(duckdb.ConversionException), ledger.transaction():
-        ledger.connection.execute("INSERT INTO delivered (user_id) VALUES ('u1')")
-        ledger.connection.execute("SELECT 'x'::INT").fetchall()
+
+    def work() -> None:
+        with ledger.transaction():
+            ledger.connection.execute("INSERT INTO delivered (user_id) VALUES ('u1')")
+            ledger.connection.execute("SELECT 'x'::INT").fetchall()
+
+    with pytest.raises(duckdb.ConversionException):
+        work()
     assert ledger.count("SELECT count(*) FROM delivered") == 0
     ledger.close()
 
@@ -96,7 +101,9 @@ def test_the_page_tells_of_every_table_view_and_column(tmp_path: Path) -> None:
         "SELECT table_name, list(column_name) FROM information_schema.columns GROUP BY table_name"
     ).fetchall()
     ledger.close()
-    sections = dict(re.findall(r"^### `(\w+)`$(.*?)(?=^##|\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+    sections = dict(
+        re.findall(r"^### `(\w+)`$(.*?)(?=^##|\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    )
     assert {name for name, _ in columns} <= sections.keys()
     for name, found in columns:
         missing = [column for column in found if f"`{column}`" not in sections[name]]

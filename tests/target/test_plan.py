@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from contextlib import closing
-from tempfile import TemporaryDirectory
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from target_recurly_engage.ledger import Ledger
-from target_recurly_engage.plan import Plan
 from target_recurly_engage.run import Run
-from target_recurly_engage.traits import NAMES, Wording
+from target_recurly_engage.traits import NAMES, TRAITS, Wording
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from target_recurly_engage.plan import Plan
 
     from tests.target.conftest import Engage
 
@@ -30,8 +31,10 @@ CONFIG = {
 # Any text but NUL, which the intake drops, and surrogates, which are no text.
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)
 CELL = TEXT | st.sampled_from([
-    "NULL", "null", "\\N", "#", "# x", '"', '""', "'", ",", ";", "\t", "\r", "\n", "\r\n", "a\rb", "a\nb", " a", "a ", "\ufeff",
-    "\u2028", "\x1a", "\x0b", "\x85", "=1+1", "-", "nan", "true", 'a"b', '"a"', 'a,"b"\n', "é", "😀", "\\", "\\,", '\\"',
+    "NULL", "null", "\\N", "#", "# x", '"', '""', "'", ",", ";", "\t", "\r", "\n", "\r\n", "a\rb", "a\nb", " a",
+    "a ",
+    "\ufeff", "\u2028", "\x1a", "\x0b", "\x85", "=1+1", "-", "nan", "true", 'a"b', '"a"', 'a,"b"\n', "é", "😀", "\\",
+    "\\,", '\\"',
 ])  # fmt: skip
 
 
@@ -42,8 +45,10 @@ class History:
         """Begin."""
         self.folder = folder
         self.config = CONFIG | {
-            "ledger": str(folder / "ledger.duckdb"), "output_path": str(folder / "out"), "runs_path": str(folder / "runs"),
-        }  # fmt: skip
+            "ledger": str(folder / "ledger.duckdb"),
+            "output_path": str(folder / "out"),
+            "runs_path": str(folder / "runs"),
+        }
         self.piano: dict[str, dict[str, str]] = {}
         self.engage: dict[str, dict[str, str]] = {}
 
@@ -51,7 +56,7 @@ class History:
         """Bring rows, run, and read what was sent with Python's csv."""
         run = Run(self.config, logging.getLogger("test"))
         names = ["subscription_id", "user_id", *NAMES[1:]]
-        run.intake.expect("s", {"properties": dict.fromkeys(names, {})})
+        run.intake.expect("s", {"properties": {name: {} for name in names}})
         for key, row in rows.items():
             run.intake.take_line(record(row | {"subscription_id": key}))
         if complete:
@@ -88,22 +93,12 @@ class History:
 
 
 def record(row: dict[str, str]) -> bytes:
-    import json  # noqa: PLC0415 - a line as the pipe brings it
-
     return json.dumps({"record": row}).encode()
 
 
 def blank() -> dict[str, str]:
     """The values that clear; taken from the wording, whose own values are pinned in test_clearing."""
-    from target_recurly_engage.traits import TRAITS  # noqa: PLC0415
-
     return {trait.name: Wording().clear_value(trait) for trait in TRAITS}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.getLogger("test").setLevel(logging.ERROR)
-    yield
 
 
 ROW = st.fixed_dictionaries({"user_id": st.sampled_from(["a", "b", "c", "d"]), "term_name": CELL, "offer_name": CELL})
@@ -158,8 +153,6 @@ plan._fingerprint = lambda wording: "hash(subscription_id)"
 
 
 def test_a_ledger_that_holds_a_reader_twice_mends_itself(engage: Engage) -> None:
-    import duckdb  # noqa: PLC0415 - to harm the ledger
-
     engage.run(engage.snapshot(engage.subscriptions(3)))
     with duckdb.connect(str(engage.ledger)) as connection:
         connection.execute("INSERT INTO delivered FROM delivered WHERE user_id = 'u2'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,7 +22,7 @@ CONFIG_REFUSED = 78
         ("memory_limit", "10"), ("streams", {"subscription_log": {"role": "king"}}), ("streams", {"a": {}}),
     ],
 )  # fmt: skip
-def test_a_setting_that_cannot_be_used_is_named(engage: Engage, setting: str, value: Any) -> None:
+def test_a_setting_that_cannot_be_used_is_named(engage: Engage, setting: str, value: object) -> None:
     run = engage.run(engage.messages(engage.subscriptions(1)), **{setting: value})
     assert (run.code, run.out) == (CONFIG_REFUSED, "")
     assert setting in run.errors or str(value) in run.errors
@@ -30,6 +30,8 @@ def test_a_setting_that_cannot_be_used_is_named(engage: Engage, setting: str, va
     assert not engage.ledger.exists()
 
 
-@pytest.mark.parametrize("as_of", ["2026-03-28", "2026-03-28T06:00:00", "20260328T060000Z", "2026-03-28T06:00:00+01:00"])
+@pytest.mark.parametrize(
+    "as_of", ["2026-03-28", "2026-03-28T06:00:00", "20260328T060000Z", "2026-03-28T06:00:00+01:00"]
+)
 def test_a_moment_may_be_written_in_any_way_of_iso_8601(engage: Engage, as_of: str) -> None:
     assert engage.run(engage.messages(engage.subscriptions(1)), as_of=as_of).code == 0

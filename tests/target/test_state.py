@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
-IMPATIENT = "from target_recurly_engage.target import TargetRecurlyEngage\n" + (
-    "TargetRecurlyEngage._MAX_RECORD_AGE_IN_MINUTES = -1"
-)
-EARLY = IMPATIENT + """
+IMPATIENT = """
+from target_recurly_engage.target import TargetRecurlyEngage
+TargetRecurlyEngage._MAX_RECORD_AGE_IN_MINUTES = -1
+"""
+EARLY = (
+    IMPATIENT
+    + """
 from singer_sdk import Target
 TargetRecurlyEngage._handle_max_record_age = Target._handle_max_record_age
 def fast_path_that_lets_state_out(self, message, process=TargetRecurlyEngage._process_record_message):
@@ -25,6 +28,7 @@ def fast_path_that_lets_state_out(self, message, process=TargetRecurlyEngage._pr
     self._handle_max_record_age()
 TargetRecurlyEngage._process_record_message = fast_path_that_lets_state_out
 """
+)
 
 # The signal comes while the database is busy: it turns what the handler raises into an error of its own.
 BUSY = """
@@ -42,7 +46,9 @@ def noted(self, signum, frame, handle=TargetRecurlyEngage._handle_termination):
     handle(self, signum, frame)
 TargetRecurlyEngage._handle_termination = noted
 """
-LOADING = BUSY + """
+LOADING = (
+    BUSY
+    + """
 class SlowIntake(run.Intake):
     def _load(self, source, label):
         with self._ledger.transaction():
@@ -51,30 +57,44 @@ class SlowIntake(run.Intake):
         super()._load(source, label)
 run.Intake = SlowIntake
 """
-COMPARING = BUSY + """
+)
+COMPARING = (
+    BUSY
+    + """
 def slow_plan(ledger, *args, plan=run.make_plan, **options):
     busy(ledger.connection)
     return plan(ledger, *args, **options)
 run.make_plan = slow_plan
 """
-DELIVERING = BUSY + """
+)
+DELIVERING = (
+    BUSY
+    + """
 class SlowDelivery(run.FileDelivery):
     def {method}(self, *args):
         busy(self._ledger.connection)
         return super().{method}(*args)
 run.FileDelivery = SlowDelivery
 """
-WRITING_STATE = BUSY + """
+)
+WRITING_STATE = (
+    BUSY
+    + """
 def slow_state(self, state, write=TargetRecurlyEngage._write_state_message):
     os.kill(os.getpid(), {signum})
     write(self, state)
 TargetRecurlyEngage._write_state_message = slow_state
 """
+)
 
 
 def many_states(engage: Engage) -> list[dict[str, object]]:
     start, *rows, last = engage.messages(engage.subscriptions(5))
-    return [start, *(message for row in rows for message in (row, {"type": "STATE", "value": {"at": row["record"]}})), last]
+    return [
+        start,
+        *(message for row in rows for message in (row, {"type": "STATE", "value": {"at": row["record"]}})),
+        last,
+    ]
 
 
 @pytest.mark.parametrize("form", ["record", "parquet"])
@@ -101,14 +121,15 @@ def test_a_target_that_lets_state_out_early_is_found_out(engage: Engage) -> None
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_while_rows_come_ends_the_run_without_state(engage: Engage, signum: int) -> None:
     start, *rows, _ = engage.messages(engage.subscriptions(5))
-    process = subprocess.Popen(
-        engage.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(engage.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin
     process.stdin.write(engage.lines([start, *rows, {"type": "STATE", "value": {"a": 1}}]))
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not engage.ledger.with_name("ledger.duckdb.work").joinpath("records.jsonl").exists() and time.monotonic() < deadline:
+    while (
+        not engage.ledger.with_name("ledger.duckdb.work").joinpath("records.jsonl").exists()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.send_signal(signum)
     out, log = process.communicate(timeout=60)
@@ -138,9 +159,7 @@ def test_a_signal_while_the_database_is_busy_ends_the_run_without_state(
 @pytest.mark.parametrize("signum", SIGNALS)
 @pytest.mark.parametrize("method", ["_write", "_acknowledge"])
 def test_a_signal_while_delivering_waits_until_state_is_out(engage: Engage, method: str, signum: int) -> None:
-    run = engage.run(
-        engage.messages(engage.subscriptions(3)), script=DELIVERING.format(signum=signum, method=method)
-    )
+    run = engage.run(engage.messages(engage.subscriptions(3)), script=DELIVERING.format(signum=signum, method=method))
     assert (run.code, len(run.states), len(engage.files)) == (128 + signum, 1, 1)
     assert engage.query("SELECT status FROM deliveries") == [("acknowledged",)]
     assert engage.query("SELECT count(*) FROM delivered") == [(3,)]

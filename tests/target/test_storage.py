@@ -76,10 +76,10 @@ def test_another_database_is_no_ledger_and_is_left_as_it_is(engage: Engage) -> N
 
 def test_a_ledger_in_use_names_who_holds_it(engage: Engage) -> None:
     engage.run(engage.messages([]))
-    script = f"import duckdb, sys; c = duckdb.connect({str(engage.ledger)!r}); print('open', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    script = (
+        f"import duckdb, sys; c = duckdb.connect({str(engage.ledger)!r}); print('open', flush=True); sys.stdin.read()"
     )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout
         assert holder.stdout.readline() == "open\n"
@@ -108,7 +108,11 @@ def test_a_file_that_may_not_grow(engage: Engage, what: str, limit: int) -> None
     ]
     given = engage.lines(engage.snapshot(records))
     full = subprocess.run(
-        engage.command(), input=given, capture_output=True, check=False, preexec_fn=lambda: limited(limit)  # noqa: PLW1509
+        engage.command(),
+        input=given,
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: limited(limit),
     )
     assert (full.returncode, full.stdout) == (STORAGE_FAILED, b""), full.stderr
     assert b"Traceback" not in full.stderr
@@ -124,7 +128,9 @@ def may_mount() -> bool:
     return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not may_mount(), reason="unshare -rm is not permitted here; test_a_file_that_may_not_grow stands in")
+@pytest.mark.skipif(
+    not may_mount(), reason="unshare -rm is not permitted here; test_a_file_that_may_not_grow stands in"
+)
 @pytest.mark.parametrize(("what", "size"), [("ingest", "64k"), ("ledger", "1200k"), ("runs", "4k")])
 def test_a_full_disk(engage: Engage, tmp_path: Path, what: str, size: str) -> None:
     """The first run finds the disk full, the second, after it has grown, makes it good."""

@@ -70,8 +70,8 @@ class FileDelivery:
     def settle(self) -> None:
         """Find out what became of deliveries that a crash left open."""
         open_ones = self._ledger.connection.execute(
-            "SELECT delivery_id, location, bytes, sha256 FROM deliveries WHERE channel = ? AND status <> 'acknowledged' "
-            "AND status <> 'discarded'",
+            "SELECT delivery_id, location, bytes, sha256 FROM deliveries "
+            "WHERE channel = ? AND status NOT IN ('acknowledged', 'discarded')",
             [CHANNEL],
         ).fetchall()
         for delivery_id, location, size, sha256 in open_ones:

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = re.compile(
     r"\d{8}T\d{6}Z-[0-9a-f]+"  # names of files and runs

@@ -49,10 +49,19 @@ def test_nothing_to_work_with_is_left_beside_the_ledger(engage: Engage) -> None:
     assert {path.name for path in engage.folder.iterdir()} == {"config-0.json", "ledger.duckdb", "ingest", "runs"}
 
 
-def test_of_two_rows_of_a_subscription_the_later_wins(engage: Engage) -> None:
-    engage.run(engage.messages([engage.subscription(term_name="old"), engage.subscription(term_name="new")]))
+@pytest.mark.parametrize("form", ["record", "parquet", "jsonl"])
+def test_of_two_rows_of_a_subscription_the_later_wins(engage: Engage, form: str) -> None:
+    records = [engage.subscription(term_name="old"), engage.subscription(2), engage.subscription(term_name="new")]
+    engage.run(engage.messages(records) if form == "record" else engage.batch(records, form))
     assert engage.sent()["u1"]["term_name"] == "new"
-    assert engage.query("SELECT count(*) FROM subscriptions") == [(1,)]
+    assert engage.query("SELECT count(*) FROM subscriptions") == [(2,)]
+
+
+def test_of_two_files_the_later_wins(engage: Engage) -> None:
+    first = engage.batch([engage.subscription(1, term_name="old"), engage.subscription(2)], "parquet")
+    second = engage.batch([engage.subscription(1, term_name="new"), engage.subscription(3)], "parquet")
+    engage.run([*first[:-1], *second])
+    assert engage.sent()["u1"]["term_name"] == "new"
 
 
 def test_an_increment_keeps_what_it_does_not_mention(engage: Engage) -> None:

@@ -17,7 +17,7 @@ from piano_engage_common.duck import name, session, text
 from tap_piano.columns import REPLICATION_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -83,8 +83,7 @@ class OrderedRows:
         self._path = ready or folder / "rows.parquet"
         if ready is None:
             connection.execute(
-                f"COPY ({relation.sql_query()}) TO {text(str(self._path))} "
-                f"(FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
+                f"COPY ({relation.sql_query()}) TO {text(str(self._path))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
             )
         ((self.rows,),) = connection.sql(f"SELECT count(*) FROM {self._source()}").fetchall()
 
@@ -114,7 +113,9 @@ class OrderedRows:
     def _json(self, *, before: str = "", after: str = "") -> str:
         """Make the SQL of a row as JSON text; a third faster than DuckDB's own ``FORMAT json``."""
         values = {column: text(json.dumps(value)) for column, value in self._constants.items()}
-        values |= {column: f"coalesce({_json_value(name(column), kind)}, 'null')" for column, kind in self._types.items()}
+        values |= {
+            column: f"coalesce({_json_value(name(column), kind)}, 'null')" for column, kind in self._types.items()
+        }
         pieces = [text(f"{before}{{")]
         for number, (column, value) in enumerate(values.items()):
             pieces += [text(f"{',' if number else ''}{json.dumps(column, ensure_ascii=False)}:"), value]
@@ -148,7 +149,7 @@ class OrderedRows:
             return None
         newest = iso_8601(f"max({name(REPLICATION_KEY)})")
         ((bookmark,),) = cursor.sql(f"SELECT {newest} FROM {self._source()} {within}").fetchall()
-        return bookmark
+        return None if bookmark is None else str(bookmark)
 
     def _source(self) -> str:
         return f"read_parquet({text(str(self._path))}, file_row_number = true)"

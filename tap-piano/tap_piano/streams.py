@@ -186,7 +186,11 @@ class SubscriptionLogStream(Stream):
         self._open_snapshot(log.counts)
         self.logger.info(
             "subscription_log: %d rows read from %d file(s), %d rejected, %d superseded, %d to send",
-            log.counts.read, len(self._exports), log.counts.rejected, log.counts.superseded, rows.rows,
+            log.counts.read,
+            len(self._exports),
+            log.counts.rejected,
+            log.counts.superseded,
+            rows.rows,
         )
         return rows
 
@@ -230,9 +234,10 @@ class SubscriptionLogStream(Stream):
     @override
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
         """Yield each row as a record; only the SDK's own path asks for that."""
-        with RunFolder(_temporary()) as folder, closing(
-            self._rows(folder.path).json_files(RECORDS_PER_STATE, gzip=False)
-        ) as parts:
+        with (
+            RunFolder(_temporary()) as folder,
+            closing(self._rows(folder.path).json_files(RECORDS_PER_STATE, gzip=False)) as parts,
+        ):
             for part in parts:
                 with part.path.open(encoding="utf-8") as lines:
                     yield from map(json.loads, lines)

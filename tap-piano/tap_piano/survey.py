@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tap_piano.files import refused
 
 if TYPE_CHECKING:
+    from _csv import Reader as _Reader
     from collections.abc import Iterator
 
     from tap_piano.files import Export
@@ -73,7 +74,8 @@ def count_carefully(export: Export) -> int:
     """
     records, line, cells = -1, 1, [_END]
     with csv_rows(export, ending=_END) as rows:
-        for line, cells in rows:
+        for place in rows:
+            line, cells = place
             records += bool(cells)
     if cells != [_END]:
         raise refused(
@@ -101,7 +103,7 @@ def csv_rows(export: Export, *, ending: str | None = None) -> Iterator[Iterator[
         csv.field_size_limit(limit)
 
 
-def _numbered(reader: csv._reader) -> Iterator[tuple[int, list[str]]]:
+def _numbered(reader: _Reader) -> Iterator[tuple[int, list[str]]]:
     line = 1
     for cells in reader:
         yield line, cells
@@ -120,6 +122,8 @@ def odd_line_end(export: Export) -> int | None:
                 continue
             end = line[len(line.rstrip(b"\r\n")) :]
             header_end = header_end or end
-            if (end and end != header_end) or (b"\r" in line[: -len(end) or None] and b'"' not in line and not was_open):
+            if (end and end != header_end) or (
+                b"\r" in line[: -len(end) or None] and b'"' not in line and not was_open
+            ):
                 return number
     return None

@@ -50,7 +50,7 @@ class TapPiano(Tap):
         ),
         th.Property(
             "columns",
-            th.OneOf(th.StringType, th.ArrayType(th.StringType)),
+            th.CustomType({"type": ["string", "array"], "items": {"type": "string"}}),
             default="traits",
             title="Columns",
             description=(
@@ -129,7 +129,7 @@ class TapPiano(Tap):
 
     @classmethod
     @override
-    def invoke(cls, **kwargs: Any) -> None:  # type: ignore[override]
+    def invoke(cls, **kwargs: Any) -> None:
         with exits(cls.logger):
             super().invoke(**kwargs)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from singer_sdk.io_base import SingerWriter
 from typing_extensions import override
@@ -27,11 +27,8 @@ CHUNK_BYTES = 1 << 20
 class Wire(SingerWriter):
     """Writes messages to standard output."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Begin idle."""
-        super().__init__(*args, **kwargs)
-        self._busy = False
-        self._signal: int | None = None
+    _busy = False
+    _signal: int | None = None
 
     @override
     def write_message(self, message: Message) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from typing_extensions import Self
+    from pathlib import Path
+    from typing import Self
 
 PREFIX = "tap-piano-"
 STALE_SECONDS = 24 * 3600

@@ -9,9 +9,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlparse
 
 import duckdb
 import pytest
@@ -89,17 +91,23 @@ class Run:
 
 def read_batch(uri: str) -> list[dict[str, Any]]:
     """Read one BATCH file as a target would; stamps become the text that a RECORD carries."""
-    path = uri.removeprefix("file://")
+    path = unquote(urlparse(uri).path).replace("'", "''")
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         if not path.endswith(".parquet"):
-            return [json.loads(text) for (text,) in connection.sql(f"SELECT json FROM read_json_objects('{path}')").fetchall()]
+            return [
+                json.loads(text)
+                for (text,) in connection.sql(f"SELECT json FROM read_json_objects('{path}')").fetchall()
+            ]
         relation = connection.sql(f"FROM read_parquet('{path}')")
         columns = ", ".join(
-            f"strftime(\"{name}\", '%Y-%m-%dT%H:%M:%S+00:00') AS \"{name}\"" if "TIME" in str(kind) else f'"{name}"'
+            f'strftime("{name}", \'%Y-%m-%dT%H:%M:%S+00:00\') AS "{name}"' if "TIME" in str(kind) else f'"{name}"'
             for name, kind in zip(relation.columns, relation.types, strict=True)
         )
-        return [json.loads(text) for (text,) in connection.sql(f"SELECT to_json(r) FROM (SELECT {columns} FROM relation) r").fetchall()]
+        return [
+            json.loads(text)
+            for (text,) in connection.sql(f"SELECT to_json(r) FROM (SELECT {columns} FROM relation) r").fetchall()
+        ]
 
 
 @dataclass(slots=True)
@@ -156,6 +164,19 @@ class Tap(Protocol):
         ...
 
 
+class MakeRow(Protocol):
+    """Makes a row of a subscription."""
+
+    def __call__(self, number: int, **cells: str) -> dict[str, str]:
+        """Make it; further cells by header, with underscores for blanks."""
+        ...
+
+
+Process = subprocess.Popen[bytes]
+StartTap = tuple[Callable[..., Process], Callable[[Process], Run]]
+"""The command, not waited for: a function that starts it, and one that waits."""
+
+
 def row(number: int, **cells: str) -> dict[str, str]:
     """Make a row of a subscription; further cells by header, with underscores for blanks."""
     return {
@@ -166,7 +187,7 @@ def row(number: int, **cells: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def make_row() -> Any:  # noqa: ANN401
+def make_row() -> MakeRow:
     """The maker of rows."""
     return row
 
@@ -240,7 +261,7 @@ def tap(tmp_path: Path) -> Tap:
 
 
 @pytest.fixture
-def start_tap(tmp_path: Path) -> Any:  # noqa: ANN401
+def start_tap(tmp_path: Path) -> StartTap:
     """The command, not waited for: a function that starts it, and one that waits."""
 
     def begin(export: Path | str | None, *args: str, **settings: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401

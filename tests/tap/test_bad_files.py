@@ -90,7 +90,10 @@ WHOLE_FILES: dict[str, tuple[bytes, list[str]]] = {
     ),
     # cut off
     "ends inside quotes": (GOOD + b'RC998,"u998', ["line 302", "quotes", "cut off", "Download"]),
-    "ends inside quotes after line breaks": (GOOD + b'RC998,u998,"a\nb\n\nc\n', ["line 302", "never closed", "cut off"]),
+    "ends inside quotes after line breaks": (
+        GOOD + b'RC998,u998,"a\nb\n\nc\n',
+        ["line 302", "never closed", "cut off"],
+    ),
     "ends in the middle of the last row": (GOOD + b"RC998,u9", ["line 302", "last row is cut off", "Download"]),
     "ends in the header": (b'Subscription ID,User ID (UID),"Term na', ["line 1", "quotes", "cut off"]),
     # ZIP
@@ -185,7 +188,9 @@ def test_mixed_line_ends_lose_no_row_or_stop_the_run(ends: tuple[bytes, bytes], 
     assert_stopped(tap(exports.bytes(content)), INPUT_REFUSED, ["log.csv", "line 2", "line ends are mixed", "one kind"])
 
 
-def test_error_is_one_line_of_json_in_a_structured_log(exports: Exports, tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_is_one_line_of_json_in_a_structured_log(
+    exports: Exports, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     run = tap(exports.bytes(b"%PDF-1.7"))
     assert run.out.splitlines() == []

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from piano_engage_common.stops import InputRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.tap.conftest import Exports, Run, Tap
+    from tests.tap.conftest import Exports, MakeRow, Run, StartTap, Tap
 
 INPUT_REFUSED, STORAGE_FAILED = 65, 74
 GOOD_ROWS = 300
 
 
-def rows_with(make_row: Any, *bad: dict[str, str]) -> list[dict[str, str]]:
+def rows_with(make_row: MakeRow, *bad: dict[str, str]) -> list[dict[str, str]]:
     """Two good rows, the bad ones from line 4 on, then good ones."""
     good = [make_row(number) for number in range(GOOD_ROWS)]
     return [*good[:2], *bad, *good[2:]]
@@ -38,7 +39,7 @@ CELLS = {
 
 @pytest.mark.parametrize("case", CELLS)
 def test_cell_that_cannot_be_cast_is_named_and_its_row_left_out(
-    case: str, exports: Exports, make_row: Any, sync: Tap
+    case: str, exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     header, cell, said = CELLS[case]
     run = sync(exports.csv(rows_with(make_row, {**make_row(999), header: cell})), columns="all")
@@ -49,7 +50,7 @@ def test_cell_that_cannot_be_cast_is_named_and_its_row_left_out(
     assert reject["row"]["subscription_id"] == "RC0000000999"
 
 
-def test_value_of_a_personal_column_is_not_shown(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_value_of_a_personal_column_is_not_shown(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     bad = {**make_row(999), "Days subscribed": "x", "User email": "marked@example.com", "Phone": "555-marked"}
     run = sync(exports.csv(rows_with(make_row, bad)), columns="all")
     assert run.rejects[0]["row"]["user_email"] == "(personal)"
@@ -57,7 +58,9 @@ def test_value_of_a_personal_column_is_not_shown(exports: Exports, make_row: Any
     assert "marked" not in "".join(path.read_text() for path in run.rejects_folder.iterdir())
 
 
-def test_columns_that_are_not_selected_are_neither_judged_nor_shown(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_columns_that_are_not_selected_are_neither_judged_nor_shown(
+    exports: Exports, make_row: MakeRow, sync: Tap
+) -> None:
     bad = {**make_row(999), "Trial price": "no number", "User email": "marked@example.com", "Days subscribed": "x"}
     run = sync(exports.csv(rows_with(make_row, bad)))
     assert [reject["column"] for reject in run.rejects] == ["Days subscribed"]
@@ -65,7 +68,7 @@ def test_columns_that_are_not_selected_are_neither_judged_nor_shown(exports: Exp
 
 
 def test_unknown_column_with_an_unusual_name_is_masked_as_little_as_needed(
-    exports: Exports, make_row: Any, sync: Tap
+    exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     bad = {**make_row(999), "Shoe size": "42", "Days subscribed": "x"}
     run = sync(exports.csv(rows_with(make_row, bad)), columns=["shoe_size", "days_subscribed"])
@@ -74,8 +77,8 @@ def test_unknown_column_with_an_unusual_name_is_masked_as_little_as_needed(
 
 @pytest.mark.parametrize("blank", ["", "   "])
 @pytest.mark.parametrize(("position", "header"), [(0, "Subscription ID"), (1, "User ID (UID)")])
-def test_blank_id_is_a_reject(  # noqa: PLR0913 - two parameters and the fixtures
-    blank: str, position: int, header: str, exports: Exports, make_row: Any, sync: Tap
+def test_blank_id_is_a_reject(
+    blank: str, position: int, header: str, exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     bad = make_row(999)
     bad[header] = blank
@@ -112,7 +115,7 @@ def test_malformed_row_is_left_out_and_the_lines_behind_it_are_counted_right(
     assert [(reject["line"], reject["column"]) for reject in run.rejects] == [(4, None), (11, "User ID (UID)")]
 
 
-def test_lines_are_counted_by_line_breaks_inside_cells_too(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_lines_are_counted_by_line_breaks_inside_cells_too(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     rows = rows_with(make_row, {**make_row(999), "Days subscribed": "x"})
     for row in rows[:2]:
         row["Summary"] = "one\ntwo\r\nthree"
@@ -120,7 +123,7 @@ def test_lines_are_counted_by_line_breaks_inside_cells_too(exports: Exports, mak
     assert run.rejects[0]["line"] == 8
 
 
-def test_two_bad_cells_of_a_row_are_two_entries_and_one_row(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_two_bad_cells_of_a_row_are_two_entries_and_one_row(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     bad = {**make_row(999), "Days subscribed": "x", "Auto-renew": "y"}
     run = sync(exports.csv(rows_with(make_row, bad)))
     assert [reject["column"] for reject in run.rejects] == ["Days subscribed", "Auto-renew"]
@@ -128,7 +131,7 @@ def test_two_bad_cells_of_a_row_are_two_entries_and_one_row(exports: Exports, ma
 
 
 def test_subscription_that_stands_twice_with_other_content_keeps_the_later_row(
-    exports: Exports, make_row: Any, sync: Tap
+    exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     twice = [{**make_row(999), "Term name": "first"}, {**make_row(999), "Term name": "second"}]
     run = sync(exports.csv(rows_with(make_row, *twice)))
@@ -138,7 +141,7 @@ def test_subscription_that_stands_twice_with_other_content_keeps_the_later_row(
 
 
 def test_subscription_that_stands_twice_with_the_same_content_is_no_reject(
-    exports: Exports, make_row: Any, sync: Tap
+    exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     run = sync(exports.csv(rows_with(make_row, make_row(999), make_row(999))))
     assert len(run.records) == GOOD_ROWS + 1
@@ -146,7 +149,7 @@ def test_subscription_that_stands_twice_with_the_same_content_is_no_reject(
     assert "1 superseded" in run.log
 
 
-def test_newer_modify_time_wins_among_rows_of_one_subscription(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_newer_modify_time_wins_among_rows_of_one_subscription(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     twice = [
         make_row(999, Term_name="newer", Modify_time="2025-05-02 10:00:00 +0200"),
         make_row(999, Term_name="older", Modify_time="2025-05-02 08:30:00 +0100"),
@@ -158,27 +161,29 @@ def test_newer_modify_time_wins_among_rows_of_one_subscription(exports: Exports,
 # How many are too many
 
 
-def many_bad(make_row: Any, good: int, bad: int) -> list[dict[str, str]]:
+def many_bad(make_row: MakeRow, good: int, bad: int) -> list[dict[str, str]]:
     return [make_row(number, Days_subscribed="1" if number < good else "x") for number in range(good + bad)]
 
 
-def check_threshold(run_with: Any) -> None:
+def check_threshold(run_with: Callable[[int, int], Run]) -> None:
     """Ten of a thousand pass at 0.01, eleven do not."""
     assert len(run_with(990, 10).records) == 990
     with pytest.raises(InputRefused, match=r"11 of 1,000 rows rejected.*max_reject_fraction \(0\.01\)"):
         run_with(989, 11)
 
 
-def test_more_rejects_than_allowed_stop_the_run(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_more_rejects_than_allowed_stop_the_run(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     check_threshold(lambda good, bad: sync(exports.csv(many_bad(make_row, good, bad))))
 
 
-def test_threshold_test_notices_a_tap_without_threshold(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_threshold_test_notices_a_tap_without_threshold(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     with pytest.raises(pytest.fail.Exception):
         check_threshold(lambda good, bad: sync(exports.csv(many_bad(make_row, good, bad)), max_reject_fraction=1))
 
 
-def test_command_stops_before_the_first_row_and_leaves_the_rejects(exports: Exports, make_row: Any, tap: Tap) -> None:
+def test_command_stops_before_the_first_row_and_leaves_the_rejects(
+    exports: Exports, make_row: MakeRow, tap: Tap
+) -> None:
     run = tap(exports.csv(many_bad(make_row, 5, 5)))
     assert run.code == INPUT_REFUSED
     assert run.types == ["SCHEMA"]
@@ -188,12 +193,12 @@ def test_command_stops_before_the_first_row_and_leaves_the_rejects(exports: Expo
     assert run.leftovers == []
 
 
-def test_no_reject_is_allowed_at_zero(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_no_reject_is_allowed_at_zero(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     with pytest.raises(InputRefused, match="1 of 500 rows rejected"):
         sync(exports.csv(many_bad(make_row, 499, 1)), max_reject_fraction=0)
 
 
-def test_all_rows_may_be_rejected_when_asked_for(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_all_rows_may_be_rejected_when_asked_for(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     run: Run = sync(exports.csv(many_bad(make_row, 0, 3)), max_reject_fraction=1)
     assert run.records == []
     assert len(run.rejects) == 3
@@ -201,7 +206,7 @@ def test_all_rows_may_be_rejected_when_asked_for(exports: Exports, make_row: Any
 
 @pytest.mark.parametrize("obstacle", ["file", "forbidden"])
 def test_rejects_folder_that_cannot_be_written_stops_the_run(
-    obstacle: str, exports: Exports, make_row: Any, tmp_path: Path, start_tap: Any
+    obstacle: str, exports: Exports, make_row: MakeRow, tmp_path: Path, start_tap: StartTap
 ) -> None:
     start, wait = start_tap
     folder = tmp_path / "rejects"

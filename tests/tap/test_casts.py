@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
 import duckdb
 import pytest
@@ -19,7 +18,7 @@ def moment(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc, arg-type]
 
 
-def value_of(column: Column, cell: str | None, zone: str = "UTC") -> Any:
+def value_of(column: Column, cell: str | None, zone: str = "UTC") -> object:
     """Cast one cell; BAD when the cell is counted as a failure."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -55,7 +54,9 @@ def test_id_loses_the_blanks_around_it() -> None:
     assert value_of(BY_NAME["user_id"], " u 1 ") == "u 1"
 
 
-@pytest.mark.parametrize("cell", ["x", " x ", "0123", "1,000", "NULL", "null", "N/A", "-", "TRUE", "a\nb\r\nc", 'say "no"', "é😀", "\t"])
+@pytest.mark.parametrize(
+    "cell", ["x", " x ", "0123", "1,000", "NULL", "null", "N/A", "-", "TRUE", "a\nb\r\nc", 'say "no"', "é😀", "\t"]
+)
 def test_text_stays_as_it_is(cell: str) -> None:
     assert value_of(column(Kind.TEXT), cell) == cell
 
@@ -68,34 +69,76 @@ def test_text_stays_as_it_is(cell: str) -> None:
         *[(cell, BAD) for cell in ("y", "n", "on", "t", "2", "-1", "1.0", "null", "true false")],
     ],
 )
-def test_boolean(cell: str, expected: Any) -> None:
+def test_boolean(cell: str, expected: object) -> None:
     assert value_of(column(Kind.BOOLEAN), cell) is expected
 
 
 @pytest.mark.parametrize(
     ("cell", "expected"),
     [
-        ("12.5000", "12.5"), ("9.99", "9.99"), ("0", "0"), ("0.0001", "0.0001"), ("29", "29"), ("-3.50", "-3.5"),
-        ("+3.50", "3.5"), ("1,234.50", "1234.5"), ("1,234,567", "1234567"), ("$12.50", "12.5"), ("-$1.00", "-1"),
-        (" 5.00 ", "5"), ("0012.50", "12.5"), ("1.50000000", "1.5"), ("99999999999999.9999", "99999999999999.9999"),
-        ("12,50", BAD), ("1.234,50", BAD), ("1,23", BAD), ("1e3", BAD), ("€5", BAD), ("5 EUR", BAD), ("nan", BAD),
-        ("inf", BAD), ("--1", BAD), ("1.23456", BAD), (".", BAD), ("1.", BAD), ("0x10", BAD), ("1 000", BAD),
-        ("9" * 20, BAD), ("١٢", BAD),
+        ("12.5000", "12.5"),
+        ("9.99", "9.99"),
+        ("0", "0"),
+        ("0.0001", "0.0001"),
+        ("29", "29"),
+        ("-3.50", "-3.5"),
+        ("+3.50", "3.5"),
+        ("1,234.50", "1234.5"),
+        ("1,234,567", "1234567"),
+        ("$12.50", "12.5"),
+        ("-$1.00", "-1"),
+        (" 5.00 ", "5"),
+        ("0012.50", "12.5"),
+        ("1.50000000", "1.5"),
+        ("99999999999999.9999", "99999999999999.9999"),
+        ("12,50", BAD),
+        ("1.234,50", BAD),
+        ("1,23", BAD),
+        ("1e3", BAD),
+        ("€5", BAD),
+        ("5 EUR", BAD),
+        ("nan", BAD),
+        ("inf", BAD),
+        ("--1", BAD),
+        ("1.23456", BAD),
+        (".", BAD),
+        ("1.", BAD),
+        ("0x10", BAD),
+        ("1 000", BAD),
+        ("9" * 20, BAD),
+        ("١٢", BAD),
     ],
 )
-def test_money(cell: str, expected: Any) -> None:
-    assert value_of(column(Kind.MONEY), cell) == (expected if expected is BAD else Decimal(expected))
+def test_money(cell: str, expected: str | object) -> None:
+    assert value_of(column(Kind.MONEY), cell) == (expected if expected is BAD else Decimal(str(expected)))
 
 
 @pytest.mark.parametrize(
     ("cell", "expected"),
     [
-        ("0", 0), ("84", 84), ("-1", -1), ("+7", 7), ("1,234", 1234), ("3.0", 3), ("3.00", 3), (" 12 ", 12),
-        ("007", 7), (str(2**63 - 1), 2**63 - 1), (str(2**63), BAD), ("3.5", BAD), ("1e3", BAD), ("12,34", BAD),
-        ("five", BAD), ("$3", BAD), ("0x1f", BAD), ("1_000", BAD), ("٣", BAD), ("1,234.0", 1234),
+        ("0", 0),
+        ("84", 84),
+        ("-1", -1),
+        ("+7", 7),
+        ("1,234", 1234),
+        ("3.0", 3),
+        ("3.00", 3),
+        (" 12 ", 12),
+        ("007", 7),
+        (str(2**63 - 1), 2**63 - 1),
+        (str(2**63), BAD),
+        ("3.5", BAD),
+        ("1e3", BAD),
+        ("12,34", BAD),
+        ("five", BAD),
+        ("$3", BAD),
+        ("0x1f", BAD),
+        ("1_000", BAD),
+        ("٣", BAD),
+        ("1,234.0", 1234),
     ],
 )
-def test_integer(cell: str, expected: Any) -> None:
+def test_integer(cell: str, expected: object) -> None:
     assert value_of(column(Kind.INTEGER), cell) == expected
 
 
@@ -112,12 +155,21 @@ def test_integer(cell: str, expected: Any) -> None:
         ("2025-03-10 09:15:27+01", moment(2025, 3, 10, 8, 15, 27)),
         ("2025-03-10T09:15:27.125+01:00", moment(2025, 3, 10, 8, 15, 27, 125_000)),
         (" 2025-03-10 09:15:27 +0100 ", moment(2025, 3, 10, 8, 15, 27)),
-        ("2025-02-29 12:00:00 +0000", BAD), ("2025-13-01 12:00:00 +0000", BAD), ("2025-03-10 25:00:00 +0000", BAD),
-        ("10.03.2025", BAD), ("soon", BAD), ("0", BAD), ("1741598127", BAD), ("infinity", BAD), ("13/1/2025 1:00 AM", BAD),
-        ("2025-03-10 09:15:27 CET", BAD), ("2025-03-10 09:15:27 +0100 x", BAD), ("1/2/2025 13:00 PM", BAD),
+        ("2025-02-29 12:00:00 +0000", BAD),
+        ("2025-13-01 12:00:00 +0000", BAD),
+        ("2025-03-10 25:00:00 +0000", BAD),
+        ("10.03.2025", BAD),
+        ("soon", BAD),
+        ("0", BAD),
+        ("1741598127", BAD),
+        ("infinity", BAD),
+        ("13/1/2025 1:00 AM", BAD),
+        ("2025-03-10 09:15:27 CET", BAD),
+        ("2025-03-10 09:15:27 +0100 x", BAD),
+        ("1/2/2025 13:00 PM", BAD),
     ],
 )
-def test_timestamp_with_offset_becomes_utc(cell: str, expected: Any) -> None:
+def test_timestamp_with_offset_becomes_utc(cell: str, expected: object) -> None:
     assert value_of(column(Kind.TIMESTAMP), cell, "Asia/Tokyo") == expected
 
 
@@ -142,7 +194,7 @@ def test_timestamp_with_offset_becomes_utc(cell: str, expected: Any) -> None:
         ("2/29/2025 1:00 AM", BAD),
     ],
 )
-def test_timestamp_without_offset_is_taken_in_the_time_zone(cell: str, expected: Any) -> None:
+def test_timestamp_without_offset_is_taken_in_the_time_zone(cell: str, expected: object) -> None:
     assert value_of(column(Kind.TIMESTAMP), cell, "Europe/Amsterdam") == expected
 
 

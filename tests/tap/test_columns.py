@@ -32,15 +32,40 @@ EXPECTED = [tuple(entry.strip().split("|")) for line in SHEET.split("\n") for en
 KINDS = {"t": "text", "d": "timestamp", "b": "boolean", "m": "money", "i": "integer"}
 
 GROUPS = {
-    "DEFAULT": range(78), "RENEWABLE_GIFT": range(78, 79), "USER": range(79, 82), "PAYMENT": range(82, 90),
-    "UPGRADES": range(90, 97), "AUTORENEW": range(97, 98), "MODIFY_TIME": range(98, 99),
+    "DEFAULT": range(78),
+    "RENEWABLE_GIFT": range(78, 79),
+    "USER": range(79, 82),
+    "PAYMENT": range(82, 90),
+    "UPGRADES": range(90, 97),
+    "AUTORENEW": range(97, 98),
+    "MODIFY_TIME": range(98, 99),
 }
 
 PERSONAL = {
-    "payment_source", "user_email", "first_name", "last_name", "conversion_city", "conversion_state", "url",
-    "company_name", "name", "address_1", "address_2", "address_city", "address_state", "address_country",
-    "postal_code", "phone", "psc_subscriber_number", "tax_country", "tax_state_province", "billing_postal_code",
-    "alias_login", "phone_number_login", "external_verification_id", "stripe_subscription_id",
+    "payment_source",
+    "user_email",
+    "first_name",
+    "last_name",
+    "conversion_city",
+    "conversion_state",
+    "url",
+    "company_name",
+    "name",
+    "address_1",
+    "address_2",
+    "address_city",
+    "address_state",
+    "address_country",
+    "postal_code",
+    "phone",
+    "psc_subscriber_number",
+    "tax_country",
+    "tax_state_province",
+    "billing_postal_code",
+    "alias_login",
+    "phone_number_login",
+    "external_verification_id",
+    "stripe_subscription_id",
     "current_payment_method",
 }
 
@@ -69,7 +94,10 @@ def test_personal_columns_are_these_and_no_trait_is_one() -> None:
 
 def test_columns_that_drift_daily() -> None:
     assert {column.name for column in KNOWN if column.drifts} == {
-        "days_subscribed", "last_active_date", "logins_last_30_days", "sessions_last_30_days",
+        "days_subscribed",
+        "last_active_date",
+        "logins_last_30_days",
+        "sessions_last_30_days",
         "pageviews_last_30_days",
     }
 
@@ -127,7 +155,10 @@ def test_schema_has_the_json_type_of_each_kind() -> None:
     assert list(properties) == ["aid", *BY_NAME]
     types = {kind: {str(properties[c.name]["type"][0]) for c in KNOWN if c.kind == kind} for kind in KINDS.values()}
     assert types == {
-        "text": {"string"}, "timestamp": {"string"}, "boolean": {"boolean"}, "money": {"number"},
+        "text": {"string"},
+        "timestamp": {"string"},
+        "boolean": {"boolean"},
+        "money": {"number"},
         "integer": {"integer"},
     }
     assert {name for name, schema in properties.items() if schema.get("format") == "date-time"} == {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -28,9 +28,11 @@ EXPECTED = [
 ]
 
 
-def content(headers: list[str] = HEADERS, rows: list[list[str]] = ROWS, **form: Any) -> bytes:
+def content(
+    headers: list[str] = HEADERS, rows: list[list[str]] = ROWS, line_end: str = "\n", quoting: int = csv.QUOTE_MINIMAL
+) -> bytes:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, **{"lineterminator": "\n", **form})
+    writer = csv.writer(buffer, lineterminator=line_end, quoting=quoting)  # type: ignore[arg-type]
     writer.writerow(headers)
     writer.writerows(rows)
     return buffer.getvalue().encode()
@@ -44,11 +46,11 @@ def reordered() -> bytes:
 LAYOUTS = {
     "plain": content(),
     "BOM": b"\xef\xbb\xbf" + content(),
-    "CRLF": content(lineterminator="\r\n"),
-    "BOM and CRLF and all cells in quotes": b"\xef\xbb\xbf" + content(lineterminator="\r\n", quoting=csv.QUOTE_ALL),
+    "CRLF": content(line_end="\r\n"),
+    "BOM and CRLF and all cells in quotes": b"\xef\xbb\xbf" + content(line_end="\r\n", quoting=csv.QUOTE_ALL),
     "no line break at the end": content().rstrip(b"\n"),
     "blank lines": content().replace(b"\nRC2", b"\n\n\nRC2") + b"\n\n",
-    "blank lines and CRLF": content(lineterminator="\r\n").replace(b"\nRC2", b"\n\r\n\r\nRC2") + b"\r\n",
+    "blank lines and CRLF": content(line_end="\r\n").replace(b"\nRC2", b"\n\r\n\r\nRC2") + b"\r\n",
     "reordered": reordered(),
     "another column": content([*HEADERS, "Shoe size"], [[*row, "42"] for row in ROWS]),
     "a column without a header": content([*HEADERS, ""], [[*row, "x"] for row in ROWS]),

@@ -12,7 +12,7 @@ from tap_piano import emit, streams
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.tap.conftest import Exports, Run, Tap
+    from tests.tap.conftest import Exports, MakeRow, Run, Tap
 
 START = datetime(2025, 3, 30, tzinfo=UTC)
 ROWS = 60
@@ -31,11 +31,12 @@ def iso(moment: datetime) -> str:
 
 
 @pytest.fixture
-def log(exports: Exports, make_row: Any) -> Path:
+def log(exports: Exports, make_row: MakeRow) -> Path:
     """An export with modify times, in no order; two rows do not tell when they changed."""
     rows = [make_row(number, Modify_time=stamp(number)) for number in range(ROWS)]
     rows[5]["Modify time"] = rows[50]["Modify time"] = ""
-    return exports.csv(sorted(rows, key=lambda row: row["Subscription ID"][::-1]))
+    rows.sort(key=lambda cells: cells["Subscription ID"][::-1])
+    return exports.csv(rows)
 
 
 @pytest.fixture
@@ -80,9 +81,7 @@ def test_bookmark_is_inclusive_and_rows_that_do_not_tell_always_leave(log: Path,
 
 
 @pytest.mark.parametrize(("minutes", "first"), [(0, 57), (9, 57), (10, 54), (60, 39), (100_000, 0)])
-def test_lookback_reads_again_what_changed_before_the_bookmark(
-    minutes: int, first: int, log: Path, sync: Tap
-) -> None:
+def test_lookback_reads_again_what_changed_before_the_bookmark(minutes: int, first: int, log: Path, sync: Tap) -> None:
     run = sync(log, state=state(iso(START + timedelta(minutes=190))), lookback=minutes)
     assert ids(run) == [5, 50, *(number for number in range(first, ROWS) if number not in {5, 50})]
 
@@ -101,26 +100,26 @@ def test_nothing_new_leaves_the_bookmark_where_it_was(log: Path, sync: Tap) -> N
     assert run.bookmark == later
 
 
-def test_only_rows_that_do_not_tell_leave_no_bookmark(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_only_rows_that_do_not_tell_leave_no_bookmark(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     run = sync(exports.csv([make_row(number, Modify_time="") for number in range(3)]))
     assert len(run.records) == 3
     assert run.bookmark is None
 
 
-def test_bookmark_does_not_pass_now(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_bookmark_does_not_pass_now(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     before = datetime.now(tz=UTC) - timedelta(seconds=1)
     run = sync(exports.csv([make_row(1, Modify_time="2999-01-01 00:00:00 +0000")]))
     assert run.bookmark is not None
     assert before <= datetime.fromisoformat(run.bookmark) <= datetime.now(tz=UTC)
 
 
-def with_bad_row(exports: Exports, make_row: Any, **cells: str) -> Path:
+def with_bad_row(exports: Exports, make_row: MakeRow, **cells: str) -> Path:
     rows = [make_row(number, Modify_time=stamp(number), Days_subscribed="1") for number in range(ROWS)]
     rows[30].update({header.replace("_", " "): cell for header, cell in cells.items()})
     return exports.csv(rows)
 
 
-def test_bookmark_does_not_pass_a_rejected_row(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_bookmark_does_not_pass_a_rejected_row(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     run = sync(with_bad_row(exports, make_row, Days_subscribed="x"), max_reject_fraction=1)
     assert len(run.records) == ROWS - 1
     assert run.bookmark == iso(START + timedelta(minutes=100))
@@ -128,7 +127,7 @@ def test_bookmark_does_not_pass_a_rejected_row(exports: Exports, make_row: Any, 
 
 @pytest.mark.parametrize("cell", ["", "soon"])
 def test_bookmark_stays_when_a_rejected_row_does_not_tell_when_it_changed(
-    cell: str, exports: Exports, make_row: Any, sync: Tap
+    cell: str, exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     bad = with_bad_row(exports, make_row, Days_subscribed="x", Modify_time=cell)
     assert sync(bad, max_reject_fraction=1).bookmark is None
@@ -142,7 +141,7 @@ def test_bookmark_stays_when_a_row_is_malformed(log: Path, exports: Exports, syn
 
 
 def test_files_that_do_not_all_have_modify_time_are_a_full_table(
-    log: Path, exports: Exports, make_row: Any, sync: Tap
+    log: Path, exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     exports.csv([make_row(1000)], name="b.csv")
     run = sync(log.parent)
@@ -221,7 +220,7 @@ def test_version_grows_from_run_to_run(sample: Path, sync: Tap) -> None:
     assert second > first
 
 
-def test_rejected_rows_forbid_to_say_that_the_log_is_complete(exports: Exports, make_row: Any, sync: Tap) -> None:
+def test_rejected_rows_forbid_to_say_that_the_log_is_complete(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
     rows = [make_row(number, Days_subscribed="1" if number else "x") for number in range(3)]
     run = sync(exports.csv(rows), max_reject_fraction=0.5)
     assert len(run.records) == 2

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.tap.conftest import Exports, Run, Tap
+    from tests.tap.conftest import Exports, MakeRow, Run, Tap
 
 PERSONAL = [column for column in KNOWN if column.personal]
 MARK = "marked-"
 
 
-def catalog_of(export: Path, choose: Callable[[str], bool | None], **settings: Any) -> dict[str, Any]:
+def catalog_of(export: Path, choose: Callable[[str], bool | None], **settings: str) -> dict[str, Any]:
     """The discovered catalog with the selection of each property chosen by its name."""
     catalog: dict[str, Any] = TapPiano(config={"export_path": str(export), **settings}).catalog_dict
     for entry in catalog["streams"][0]["metadata"]:
@@ -43,7 +43,7 @@ def columns_of(run: Run) -> set[str]:
 
 
 @pytest.fixture
-def full_export(exports: Exports, make_row: Any) -> Path:
+def full_export(exports: Exports, make_row: MakeRow) -> Path:
     """An export with all 99 columns, one unknown, and marks in the personal ones."""
     marks = {column.header: f"{MARK}{column.name}" for column in PERSONAL}
     plain = {column.header: "" for column in KNOWN if column.header not in make_row(1)}
@@ -101,9 +101,7 @@ def test_rejects_show_no_personal_value(full_export: Path, sync: Tap) -> None:
     check_rejects_show_no_personal_value(sync, full_export)
 
 
-def test_rejects_test_notices_a_tap_without_mask(
-    full_export: Path, sync: Tap, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_test_notices_a_tap_without_mask(full_export: Path, sync: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rejects, "_mask", lambda _name, value: value)
     with pytest.raises(AssertionError):
         check_rejects_show_no_personal_value(sync, full_export)
@@ -154,7 +152,7 @@ def test_all_columns_are_discoverable_and_the_personal_ones_not_selected(full_ex
 
 
 def test_catalog_of_another_export_with_modify_time_still_works(
-    full_export: Path, exports: Exports, make_row: Any, sync: Tap
+    full_export: Path, exports: Exports, make_row: MakeRow, sync: Tap
 ) -> None:
     other = exports.csv([make_row(1, Term_name="a")], name="other.csv")
     run = sync(other, catalog=catalog_of(full_export, everything))

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.tap.conftest import Exports, Run, Tap
+    from tests.tap.conftest import Exports, MakeRow, Run, StartTap, Tap
 
 MAX_APPENDED_LINES = 20_000
 FAILED, INPUT_REFUSED, STORAGE_FAILED, CONFIG_REFUSED = 1, 65, 74, 78
@@ -72,14 +73,14 @@ def assert_disk_was_full(run: Run) -> None:
 
 
 @pytest.mark.parametrize("kilobytes", [4, 40, 400], ids=["while reading", "while ordering", "while sending"])
-def test_file_that_cannot_grow_stops_the_run(kilobytes: int, sample: Path, start_tap: Any) -> None:
+def test_file_that_cannot_grow_stops_the_run(kilobytes: int, sample: Path, start_tap: StartTap) -> None:
     start, wait = start_tap
     run = wait(start(sample, before=["prlimit", f"--fsize={kilobytes * 1024}"]))
     assert_disk_was_full(run)
     assert run.records == []
 
 
-def test_full_disk_stops_the_run(sample: Path, tmp_path: Path, start_tap: Any) -> None:
+def test_full_disk_stops_the_run(sample: Path, tmp_path: Path, start_tap: StartTap) -> None:
     start, wait = start_tap
     mount = f"mount -t tmpfs -o size=64k none {tmp_path / 'tmp'}"
     shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
@@ -91,7 +92,7 @@ def test_full_disk_stops_the_run(sample: Path, tmp_path: Path, start_tap: Any) -
     assert "No space left" in run.errors
 
 
-def test_batch_that_does_not_fit_leaves_no_file(sample: Path, tmp_path: Path, start_tap: Any) -> None:
+def test_batch_that_does_not_fit_leaves_no_file(sample: Path, tmp_path: Path, start_tap: StartTap) -> None:
     start, wait = start_tap
     batches = tmp_path / "batches"
     config = {"encoding": {"format": "jsonl"}, "storage": {"root": f"file://{batches}"}}
@@ -100,7 +101,7 @@ def test_batch_that_does_not_fit_leaves_no_file(sample: Path, tmp_path: Path, st
     assert list(batches.iterdir()) == []
 
 
-def test_zip_that_does_not_fit_stops_the_run(sample: Path, exports: Exports, start_tap: Any) -> None:
+def test_zip_that_does_not_fit_stops_the_run(sample: Path, exports: Exports, start_tap: StartTap) -> None:
     start, wait = start_tap
     path = exports.bytes(b"", name="log.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -109,7 +110,7 @@ def test_zip_that_does_not_fit_stops_the_run(sample: Path, exports: Exports, sta
     assert_disk_was_full(run)
 
 
-def test_export_that_may_not_be_read_stops_the_run(exports: Exports, make_row: Any, start_tap: Any) -> None:
+def test_export_that_may_not_be_read_stops_the_run(exports: Exports, make_row: MakeRow, start_tap: StartTap) -> None:
     start, wait = start_tap
     path = exports.csv([make_row(1)])
     path.chmod(0)
@@ -123,7 +124,7 @@ def test_export_that_may_not_be_read_stops_the_run(exports: Exports, make_row: A
 # Files that change
 
 
-def test_file_that_grows_while_it_is_read_stops_the_run(sample: Path, exports: Exports, start_tap: Any) -> None:
+def test_file_that_grows_while_it_is_read_stops_the_run(sample: Path, exports: Exports, start_tap: StartTap) -> None:
     start, wait = start_tap
     path = exports.bytes(sample.read_bytes())
     line = sample.read_bytes().rsplit(b"\n", 2)[1] + b"\n"
@@ -145,9 +146,11 @@ def test_file_that_grows_while_it_is_read_stops_the_run(sample: Path, exports: E
 # Signals and pipes
 
 
-def start_and_let_it_fill_the_pipe(start: Any, export: Path, **settings: Any) -> subprocess.Popen[bytes]:
+def start_and_let_it_fill_the_pipe(
+    start: Callable[..., subprocess.Popen[bytes]], export: Path
+) -> subprocess.Popen[bytes]:
     """Start the tap and read one message: it now waits in the middle of many."""
-    process: subprocess.Popen[bytes] = start(export, **settings)
+    process: subprocess.Popen[bytes] = start(export)
     assert process.stdout is not None
     assert b"SCHEMA" in os.read(process.stdout.fileno(), 1 << 20)
     assert b"RECORD" in os.read(process.stdout.fileno(), 4096)
@@ -156,7 +159,7 @@ def start_and_let_it_fill_the_pipe(start: Any, export: Path, **settings: Any) ->
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_run_after_a_whole_line_and_without_state(
-    number: signal.Signals, sample: Path, start_tap: Any
+    number: signal.Signals, sample: Path, start_tap: StartTap
 ) -> None:
     start, wait = start_tap
     process = start_and_let_it_fill_the_pipe(start, sample)
@@ -171,9 +174,11 @@ def test_signal_ends_the_run_after_a_whole_line_and_without_state(
     assert run.leftovers == []
 
 
-def test_reader_that_goes_away_ends_the_run(sample: Path, start_tap: Any) -> None:
+def test_reader_that_goes_away_ends_the_run(sample: Path, start_tap: StartTap) -> None:
     start, _ = start_tap
     process = start_and_let_it_fill_the_pipe(start, sample)
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     with process.stderr as stderr:
         log = stderr.read().decode()

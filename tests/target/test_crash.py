@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -30,11 +31,11 @@ class Ledger(run.Ledger):
             {DIE}
 run.Ledger = Ledger
 """,
-    "before the rows are loaded": f"run.Intake._load = lambda *a: {DIE}",
+    "before the rows are loaded": f"run.Intake._load = lambda *a, **k: {DIE}",
     "after the rows are loaded": f"""
 class Intake(run.Intake):
-    def _load(self, *args):
-        super()._load(*args)
+    def _load(self, *args, **options):
+        super()._load(*args, **options)
         {DIE}
 run.Intake = Intake
 """,
@@ -65,6 +66,18 @@ def undisturbed(make_engage: Callable[[], Engage]) -> tuple[Any, Any]:
     return outcome(other)
 
 
+@pytest.fixture(scope="module")
+def day_1(make_engage: Callable[[], Engage]) -> Path:
+    """A ledger and an output folder after the first day; to be copied."""
+    engage = make_engage()
+    assert engage.run(engage.snapshot(days(engage)[0])).code == 0
+    return engage.folder
+
+
+def after_day_1(engage: Engage, day_1: Path) -> None:
+    shutil.copytree(day_1, engage.folder, dirs_exist_ok=True)
+
+
 def outcome(engage: Engage) -> tuple[Any, Any]:
     told = engage.told()
     told["deliveries"] = [delivery for delivery in told["deliveries"] if "discarded" not in delivery]
@@ -77,12 +90,12 @@ def leftovers(engage: Engage) -> list[Path]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_run_that_was_killed_is_made_good_by_the_next(
-    engage: Engage, undisturbed: tuple[Any, Any], point: str
+    engage: Engage, day_1: Path, undisturbed: tuple[Any, Any], point: str
 ) -> None:
     first, second = days(engage)
     migrating = point == "while migrating"
     if not migrating:
-        assert engage.run(engage.snapshot(first)).code == 0
+        after_day_1(engage, day_1)
     killed = engage.run(engage.snapshot(first if migrating else second), script=KILL + POINTS[point])
     assert (killed.code, killed.out) == (-signal.SIGKILL, "")
     for records in (first, second) if migrating else (second,):
@@ -96,7 +109,9 @@ def test_a_run_that_was_killed_is_made_good_by_the_next(
         ]
 
 
-def test_a_delivery_that_is_acknowledged_too_early_is_found_out(engage: Engage, undisturbed: tuple[Any, Any]) -> None:
+def test_a_delivery_that_is_acknowledged_too_early_is_found_out(
+    engage: Engage, day_1: Path, undisturbed: tuple[Any, Any]
+) -> None:
     """The broken double: it says yes before the file is there."""
     double = (
         """
@@ -109,8 +124,8 @@ class Early(run.FileDelivery):
 run.FileDelivery = Early
 """
     )
-    first, second = days(engage)
-    engage.run(engage.snapshot(first))
+    _, second = days(engage)
+    after_day_1(engage, day_1)
     assert engage.run(engage.snapshot(second), script=KILL + double).code == -signal.SIGKILL
     engage.run(engage.snapshot(second))
     with pytest.raises(AssertionError):

@@ -50,11 +50,11 @@ LOADING = (
     BUSY
     + """
 class SlowIntake(run.Intake):
-    def _load(self, source, label):
+    def _load(self, *args, **options):
         with self._ledger.transaction():
             self._ledger.connection.execute("INSERT INTO incoming (user_id) VALUES ('half')")
             busy(self._ledger.connection)
-        super()._load(source, label)
+        super()._load(*args, **options)
 run.Intake = SlowIntake
 """
 )

@@ -152,11 +152,14 @@ def benchmark(rows: int, repeats: int, folder: Path) -> list[Measure]:
 def table(measures: list[Measure]) -> str:
     """Format the figures as a Markdown table; those of the small file are scaled to a million rows as well."""
     bound = measures[0].median / measures[0].rows
-    lines = ["| What | rows | seconds (min–max) | rows/s | x the bound | peak MB by process |", "|---|--:|--:|--:|--:|---|"]
+    lines = [
+        "| What | rows | seconds (min to max) | rows/s | x the bound | peak MB by process |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
     for m in measures:
         peaks = ", ".join(f"{process} {peak:.0f}" for process, peak in m.peak_mb.items() if process != "cat")
         lines.append(
-            f"| {m.name} | {m.rows:,} | {m.median:.1f} ({min(m.seconds):.1f}–{max(m.seconds):.1f}) | "
+            f"| {m.name} | {m.rows:,} | {m.median:.1f} ({min(m.seconds):.1f} to {max(m.seconds):.1f}) | "
             f"{m.rows / m.median:,.0f} | {m.median / m.rows / bound:.2f} | {peaks} |"
         )
     return "\n".join(lines)

@@ -31,10 +31,10 @@ def settings(plugin: str) -> dict[str, Any]:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """Name the kind of a setting as Meltano does; a string is not named."""
+    """Name the kind of a setting as Meltano does; what may be a string is not named."""
     types = schema.get("type", "string")
     names = [types] if isinstance(types, str) else types
-    return next((KINDS[name] for name in names if name in KINDS), "")
+    return "" if "string" in names else next((KINDS[name] for name in names if name in KINDS), "")
 
 
 def as_yaml(schema: dict[str, Any], indent: str) -> str:

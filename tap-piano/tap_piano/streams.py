@@ -30,6 +30,7 @@ from tap_piano.workdir import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
+    import duckdb
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, SDKBatchMessage
     from singer_sdk.helpers.types import Context, Record
     from singer_sdk.singerlib import Catalog
@@ -151,11 +152,27 @@ class SubscriptionLogStream(Stream):
             StorageFailed: the disk is full.
         """
         self._write_starting_replication_value(None)
+        self._selection.warn_of_missing(self.logger)
         connection = connect(spill=folder / "spill", memory_limit=self.config["memory_limit"])
+        log = self._log(connection, folder)
+        relation = log.read()
+        self._log_counts = log.counts
+        rows = self._in_order(connection, relation, folder, ready=log.ready)
+        self._open_snapshot(log.counts)
+        self.logger.info(
+            "subscription_log: %d rows read from %d file(s), %d rejected, %d superseded, %d to send",
+            log.counts.read,
+            len(self._exports),
+            log.counts.rejected,
+            log.counts.superseded,
+            rows.rows,
+        )
+        return rows
+
+    def _log(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> SubscriptionLog:
         unpacked = folder / "unpacked"
         unpacked.mkdir()
-        self._selection.warn_of_missing(self.logger)
-        log = SubscriptionLog(
+        return SubscriptionLog(
             connection,
             [(export.unpack(unpacked), header) for export, header in self._exports],
             LogOptions(
@@ -168,30 +185,23 @@ class SubscriptionLogStream(Stream):
             progress=self._progress,
             logger=self.logger,
         )
-        relation = log.read()
-        self._log_counts = log.counts
+
+    def _in_order(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        relation: duckdb.DuckDBPyRelation,
+        folder: Path,
+        *,
+        ready: Path | None,
+    ) -> OrderedRows:
         if self._incremental:
-            relation, log.ready = in_bookmark_order(relation, since=self._since()), None
+            relation, ready = in_bookmark_order(relation, since=self._since()), None
+        constants = {} if self._aid is None else {"aid": self._aid}
         with self._progress.watch("subscription_log: putting rows in order", connection):
-            rows = OrderedRows(
-                connection,
-                relation,
-                folder,
-                ready=log.ready,
-                constants={} if self._aid is None else {"aid": self._aid},
-            )
-        if log.ready is None:
+            rows = OrderedRows(connection, relation, folder, ready=ready, constants=constants)
+        if ready is None:
             for stage in folder.glob("stage-*.parquet"):
                 stage.unlink()
-        self._open_snapshot(log.counts)
-        self.logger.info(
-            "subscription_log: %d rows read from %d file(s), %d rejected, %d superseded, %d to send",
-            log.counts.read,
-            len(self._exports),
-            log.counts.rejected,
-            log.counts.superseded,
-            rows.rows,
-        )
         return rows
 
     def _open_snapshot(self, counts: LogCounts) -> None:

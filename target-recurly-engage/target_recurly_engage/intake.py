@@ -15,7 +15,7 @@ import duckdb
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import ConfigRefused, InputRefused, storage_errors
 
-from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind
+from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind, blank_is_null
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -281,18 +281,15 @@ class _Snapshot:
 
 
 def _cast(column: str, kind: str, *, cast: str = "CAST") -> str:
-    """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL.
-
-    A NUL has no place in a CSV and is dropped.
-    """
+    """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""
     wanted = _TYPES[column]
-    if kind != "VARCHAR" and wanted != "VARCHAR":
+    if column in KEY:
+        return blank_is_null(f"{name(column)}::VARCHAR")
+    if wanted == "VARCHAR":  # kept as it came: what is odd in it is seen to when it is written
+        return f"nullif({name(column)}::VARCHAR, '')"
+    if kind != "VARCHAR":
         return f"{cast}({name(column)} AS {wanted})"
-    value = f"{name(column)}::VARCHAR"
-    if wanted == "VARCHAR":
-        kept = f"replace({value}, chr(0), '')"
-        return f"CASE WHEN trim({kept}, E' \\t\\r\\n') <> '' THEN {kept} END"
-    value = f"nullif(trim({value}), '')"
+    value = f"nullif(trim({name(column)}::VARCHAR), '')"
     if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where Piano writes ' +0200'
         mended = f"regexp_replace({value}, ' *([+-]\\d\\d):?(\\d\\d)$', '\\1:\\2')"
         return f"coalesce(TRY_CAST({value} AS {wanted}), {cast}({mended} AS {wanted}))"

@@ -187,8 +187,10 @@ def _differing(wording: Wording, delivery_id: str) -> str:
             FROM subscriptions JOIN suspects ON subscriptions.rowid = suspects.row
             UNION ALL
             SELECT user_id, {text(delivery_id)}, fingerprint, {cleared} FROM suspects WHERE row IS NULL
+        ), told AS (
+            FROM delivered SEMI JOIN suspects USING (user_id)
         )
-        FROM desired ANTI JOIN delivered USING (user_id, {", ".join(map(name, STEADY))})
+        FROM desired ANTI JOIN told USING (user_id, {", ".join(map(name, STEADY))})
     """
 
 

@@ -121,13 +121,19 @@ class Wording:
         """Make the SQL of the text that is sent for *trait*; never NULL."""
         column = name(trait.name)
         value = {
-            Kind.STRING: column,
+            Kind.STRING: blank_is_null(column),
             Kind.NUMBER: f"{column}::VARCHAR",
             Kind.MONEY: f"rtrim(rtrim({column}::VARCHAR, '0'), '.')",
             Kind.BOOLEAN: f"{column}::VARCHAR",
             Kind.DATE: f"timezone({text(self.zone)}, {column})::DATE::VARCHAR",
         }[trait.kind]
         return f"coalesce({value}, {text(self.clear_value(trait))})"
+
+
+def blank_is_null(value: str) -> str:
+    """Make the SQL of a text without NUL, which has no place in a CSV; NULL when nothing but blanks is left."""
+    kept = f"replace({value}, chr(0), '')"
+    return f"CASE WHEN trim({kept}, E' \\t\\r\\n') <> '' THEN {kept} END"
 
 
 _NOT_LIVE = ("upgraded", "deleted", "pending", "not started", "wait confirmed")

@@ -138,10 +138,13 @@ def test_rows_that_name_no_reader_or_no_subscription_are_counted(engage: Engage)
     assert engage.summaries[-1]["rows"] == {"read": 4, "rejected": 3}
 
 
-@pytest.mark.parametrize("form", ["record", "jsonl"])
 @pytest.mark.parametrize(
-    ("column", "value"),
-    [("days_subscribed", "many"), ("access_expiration_date", "31/12/2026"), ("auto_renew", "perhaps")],
+    ("form", "column", "value"),
+    [
+        ("record", "days_subscribed", "many"),
+        ("record", "access_expiration_date", "31/12/2026"),
+        ("jsonl", "auto_renew", "perhaps"),
+    ],
 )
 def test_a_value_that_is_not_of_its_type_is_named(engage: Engage, column: str, value: str, form: str) -> None:
     records = [engage.subscription(1), engage.subscription(2, **{column: value})]

@@ -14,7 +14,6 @@ Left out, with the reason:
 
 from __future__ import annotations
 
-from tempfile import mkdtemp
 from typing import Any
 
 from singer_sdk.testing import get_target_test_class
@@ -57,8 +56,9 @@ APPLY = SingerTestSuite(
     ],
 )
 
-FOLDER = mkdtemp(prefix="target-recurly-engage-")
-CONFIG: dict[str, Any] = {"ledger": f"{FOLDER}/ledger.duckdb", "runs_path": FOLDER, "output_path": FOLDER}
+# No stream of theirs matters, so the ledger must not even be opened.
+NOWHERE = "/dev/null/nowhere"
+CONFIG: dict[str, Any] = {"ledger": NOWHERE, "runs_path": NOWHERE, "output_path": NOWHERE}
 
 TestStandard = get_target_test_class(
     TargetRecurlyEngage, config=CONFIG, custom_suites=[APPLY], include_target_tests=False

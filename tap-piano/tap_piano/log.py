@@ -19,7 +19,7 @@ from tap_piano.casts import SQL_TYPES, cast, failure
 from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Kind
 from tap_piano.emit import ROW_GROUP, iso_8601
 from tap_piano.files import refused
-from tap_piano.rejects import Reject, RejectsFile, cell_rejects, structural_rejects
+from tap_piano.rejects import DUPLICATE, Reject, RejectsFile, cell_rejects, structural_rejects
 from tap_piano.survey import Shape, count_carefully, odd_line_end, survey
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class LogCounts:
 
     Attributes:
         read: rows below the headers of all files.
-        rejected: rows that were left out because of a bad cell, or because the row is malformed.
+        rejected: rows that were left out because of a bad cell, because the row is malformed, or because another row
+            of the same subscription in the same file says otherwise.
+        complete: no subscription is missing for a rejected row: those that were rejected were only duplicates.
         superseded: rows that a newer row of the same subscription replaced.
         hold_back: the bookmark must stay before this moment (a rejected row changed then); ``""`` when a
             rejected row does not tell when it changed; None when nothing was rejected.
@@ -69,6 +71,7 @@ class LogCounts:
 
     read: int = 0
     rejected: int = 0
+    complete: bool = True
     superseded: int = 0
     hold_back: str | None = None
 
@@ -276,7 +279,7 @@ class SubscriptionLog:
                 WHERE failed IS NULL
                 WINDOW best AS (PARTITION BY subscription_id ORDER BY {order})
             )
-            SELECT file, row, CASE WHEN same OR file <> winner_file THEN NULL ELSE 'duplicate' END
+            SELECT file, row, CASE WHEN same OR file <> winner_file THEN NULL ELSE {text(DUPLICATE)} END
             FROM ranked WHERE place > 1
         """)
 
@@ -306,7 +309,10 @@ class SubscriptionLog:
         self.counts.superseded = int(left_out[0])
         if not rejects:
             return
-        self.counts.hold_back = self._earliest_rejected(malformed=any(stage.malformed for stage in stages))
+        malformed = any(stage.malformed for stage in stages)
+        self.counts.complete = not malformed and all(reason == DUPLICATE for _, _, reason in bad)
+        if not self.counts.complete:
+            self.counts.hold_back = self._earliest_rejected(malformed=malformed)
         path = RejectsFile(self._options.rejects_folder).write(rejects)
         shown = "; ".join(str(reject) for reject in rejects[:SHOWN_REJECTS])
         summary = (
@@ -326,7 +332,7 @@ class SubscriptionLog:
         key = name(REPLICATION_KEY)
         ((earliest, unknown),) = self._connection.sql(
             f"SELECT {iso_8601(f'min({key})')}, count(*) - count({key}) "
-            "FROM staged JOIN left_out USING (file, row) WHERE reason IS NOT NULL"
+            f"FROM staged JOIN left_out USING (file, row) WHERE reason <> {text(DUPLICATE)}"
         ).fetchall()
         return "" if unknown else str(earliest)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_SHOWN_VALUE = 80
 PERSONAL = "(personal)"
+DUPLICATE = "duplicate"
+"""Said of a row, where a bad cell's column would stand: another row of its subscription is the one that is kept."""
 
 REASONS = {
     "MISSING COLUMNS": "too few cells",
@@ -119,7 +121,7 @@ def cell_rejects(
         export: the file.
         header: its header.
         rows: ordinal of the row among those that could be parsed → names of the bad columns, by commas, or
-            ``"duplicate"``.
+            ``DUPLICATE``.
         malformed: the rows that could not be parsed.
         selected: property names that may be shown.
     """
@@ -133,7 +135,7 @@ def cell_rejects(
         by_name = dict(zip(header.names, cells, strict=True))
         row = {name: _mask(name, by_name[name]) for name in header.names if name in selected}
         for problem in problems.split(","):
-            column = "subscription_id" if problem == "duplicate" else problem
+            column = "subscription_id" if problem == DUPLICATE else problem
             yield Reject(
                 label=export.label,
                 line=line,
@@ -147,7 +149,7 @@ def cell_rejects(
 
 
 def _reason(problem: str) -> str:
-    if problem == "duplicate":
+    if problem == DUPLICATE:
         return "the same subscription stands again in this file with other content, and that row is kept"
     if problem in {"subscription_id", "user_id"}:
         return "is blank"

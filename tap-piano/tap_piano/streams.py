@@ -208,7 +208,7 @@ class SubscriptionLogStream(Stream):
         """Decide whether what is sent is the complete log, so that what is absent has vanished from Piano."""
         if self._incremental:
             return
-        if counts.rejected:
+        if not counts.complete:
             self.logger.warning(
                 "subscription_log: no ACTIVATE_VERSION is sent: with rejected rows this is not the complete log, "
                 "and a subscription that is absent has not vanished"

@@ -31,20 +31,19 @@ class Brake:
     min_rows_fraction: float = 0.9
     max_clear_fraction: float = 0.05
 
-    def check_columns(self, came: Iterable[str], told: Iterable[str]) -> None:
+    def check_columns(self, missing: Iterable[str]) -> None:
         """Stop when a trait that Engage was told of came with no column.
 
         Args:
-            came: properties of the rows that came.
-            told: traits that have values in the ledger.
+            missing: traits that have values at Engage and no column among the rows that came.
 
         Raises:
-            BrakeApplied: one is missing.
+            BrakeApplied: there are any.
         """
-        missing = sorted(set(told).difference(came))
-        if missing:
+        names = sorted(missing)
+        if names:
             msg = (
-                f"brake: the export has no column for {', '.join(missing)}, which would be cleared for every reader. "
+                f"brake: the export has no column for {', '.join(names)}, which would be cleared for every reader. "
                 f"{NOTHING_SENT} Export the column again (and select it in the tap)."
             )
             raise BrakeApplied(msg)

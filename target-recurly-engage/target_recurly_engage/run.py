@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from piano_engage_common.duck import name
 from piano_engage_common.progress import Progress
 from piano_engage_common.stops import RunStopped, storage_errors
 
@@ -20,7 +21,7 @@ from target_recurly_engage.intake import Intake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.plan import make_plan, merge
 from target_recurly_engage.summary import Summary
-from target_recurly_engage.traits import NAMES, Wording
+from target_recurly_engage.traits import TRAITS, Trait, Wording
 
 if TYPE_CHECKING:
     import logging
@@ -90,8 +91,13 @@ class Run:
             self.summary.files.append(delivered)
 
     def _check_columns(self) -> None:
-        told = NAMES if self._ledger.count("SELECT count(*) FROM delivered") else ()
-        self._brake.check_columns(self.intake.columns, told)
+        absent = [trait for trait in TRAITS if trait.name not in self.intake.columns]
+        self._brake.check_columns(trait.name for trait in absent if self._was_told(trait))
+
+    def _was_told(self, trait: Trait) -> bool:
+        """Whether Engage has a value of the trait for anybody, other than the one that clears it."""
+        query = f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> ?"
+        return self._ledger.count(query, self._wording.clear_value(trait)) > 0
 
     def _make_plan(self, *, complete: bool, delivery_id: str) -> None:
         now = self._now or self.summary.started_at.isoformat()

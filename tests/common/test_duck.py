@@ -18,12 +18,12 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 
 @given(value=TEXT)
 def test_any_text_stays_itself_in_sql(value: str) -> None:
-    assert duckdb.execute(f"SELECT {text(value)}").fetchall() == [(value,)]
+    assert duckdb.connect().execute(f"SELECT {text(value)}").fetchall() == [(value,)]
 
 
 @given(identifier=TEXT.filter(bool))
 def test_any_name_stays_itself_in_sql(identifier: str) -> None:
-    description = duckdb.execute(f"SELECT 1 AS {name(identifier)}").description
+    description = duckdb.connect().execute(f"SELECT 1 AS {name(identifier)}").description
     assert [column[0] for column in description] == [identifier]
 
 

@@ -177,7 +177,8 @@ def test_discovery_names_a_bad_file_too(exports: Exports, tap: Tap) -> None:
 def test_real_parquet_is_refused_by_its_name_too(exports: Exports, tap: Tap) -> None:
     path = exports.folder / "log.parquet"
     path.parent.mkdir(parents=True)
-    duckdb.sql(f"COPY (SELECT 'RC1' AS subscription_id) TO '{path}'")
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (SELECT 'RC1' AS subscription_id) TO '{path}'")
     assert_stopped(tap(path), INPUT_REFUSED, ["log.parquet", "Parquet"])
 
 

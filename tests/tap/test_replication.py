@@ -229,6 +229,14 @@ def test_rejected_rows_forbid_to_say_that_the_log_is_complete(exports: Exports, 
     assert "no ACTIVATE_VERSION is sent" in run.log
 
 
+def test_rejected_duplicates_do_not_make_the_log_incomplete(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
+    rows = [make_row(0, Days_subscribed="1"), make_row(1), make_row(0, Days_subscribed="2")]
+    run = sync(exports.csv(rows), max_reject_fraction=0.5)
+    assert "1 of 3 rows rejected" in run.log
+    assert len(run.records) == 2
+    assert run.types[-2:] == ["ACTIVATE_VERSION", "STATE"]
+
+
 def test_catalog_may_ask_for_a_full_table_although_there_is_a_modify_time(log: Path, sync: Tap) -> None:
     catalog = streams_catalog(log)
     catalog["streams"][0].update(replication_method="FULL_TABLE", replication_key=None)

@@ -162,9 +162,11 @@ class Engage:
             kinds = dict.fromkeys(DATES, "TIMESTAMPTZ") | dict.fromkeys(BOOLEANS, "BOOLEAN")
             kinds |= {"days_subscribed": "BIGINT", "total_charged": "DECIMAL(18, 4)"}
             columns = ", ".join(f"'{name}': '{kinds.get(name, 'VARCHAR')}'" for name in PROPERTIES)
-            duckdb.sql(
-                f"COPY (FROM read_json('{source}', format = 'newline_delimited', columns = {{{columns}}})) TO '{path}'"
-            )
+            with duckdb.connect() as connection:
+                connection.execute(
+                    f"COPY (FROM read_json('{source}', format = 'newline_delimited', columns = {{{columns}}})) "
+                    f"TO '{path}'"
+                )
             source.unlink()
         encoding = {"format": form.removesuffix(".gz")} | ({"compression": "gzip"} if form == "jsonl.gz" else {})
         versions = {} if version is None else {"version": version}

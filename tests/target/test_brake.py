@@ -73,17 +73,29 @@ def test_a_snapshot_of_other_readers_is_held_back(engage: Engage) -> None:
 
 @pytest.mark.parametrize("form", ["record", "parquet"])
 def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
+    """`renewed` was false for everybody, which is how it is cleared: without it nothing changes."""
     engage.run(engage.snapshot(engage.subscriptions(5)))
-    lacking = [name for name in engage.schema()["schema"]["properties"] if name not in {"term_id", "renewed"}]
+    lacking = [
+        name for name in engage.schema()["schema"]["properties"] if name not in {"term_id", "term_name", "renewed"}
+    ]
     records = engage.subscriptions(5)
     if form == "record":
         messages = engage.snapshot(records, properties=lacking)
     else:
         messages = engage.batch(records, "parquet", version=1)
         path = messages[1]["manifest"][0].removeprefix("file://")
-        duckdb.sql(f"COPY (SELECT {', '.join(lacking)} FROM '{path}') TO '{path}.new' (FORMAT parquet)")
+        with duckdb.connect() as connection:
+            connection.execute(f"COPY (SELECT {', '.join(lacking)} FROM '{path}') TO '{path}.new' (FORMAT parquet)")
         messages[1]["manifest"] = [f"file://{path}.new"]
-    assert "no column for renewed, term_id" in held_back(engage, messages)
+    assert "no column for term_id, term_name, which" in held_back(engage, messages)
+
+
+def test_a_column_that_was_never_there_holds_nothing_back(engage: Engage) -> None:
+    never = [name for name in engage.schema()["schema"]["properties"] if name != "promo_code"]
+    for _ in range(2):
+        run = engage.run(engage.snapshot(engage.subscriptions(5), properties=never))
+        assert run.code == 0, run.log
+    assert len(engage.files) == 1
 
 
 def test_without_the_brake_the_readers_would_have_been_cleared(engage: Engage) -> None:

@@ -176,7 +176,8 @@ def test_batch_files_that_cannot_be_had_are_refused_and_stay(engage: Engage) -> 
     garbage = engage.folder / "garbage.parquet"
     garbage.write_bytes(b"PAR1 not really")
     lame = engage.folder / "lame.parquet"
-    duckdb.sql(f"COPY (SELECT 'RC1' AS subscription_id) TO '{lame}'")
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (SELECT 'RC1' AS subscription_id) TO '{lame}'")
     half = engage.folder / "half.jsonl"
     half.write_text('{"subscription_id": "RC1", "user_id": "u1"}\n{"subscription_id": "RC2", "us', encoding="utf-8")
 

@@ -76,7 +76,7 @@ def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
     """`renewed` was false for everybody, which is how it is cleared: without it nothing changes."""
     engage.run(engage.snapshot(engage.subscriptions(5)))
     lacking = [
-        name for name in engage.schema()["schema"]["properties"] if name not in {"term_id", "term_name", "renewed"}
+        name for name in engage.schema()["schema"]["properties"] if name not in {"subscription_status", "term_type", "renewed"}
     ]
     records = engage.subscriptions(5)
     if form == "record":
@@ -87,7 +87,7 @@ def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
         with duckdb.connect() as connection:
             connection.execute(f"COPY (SELECT {', '.join(lacking)} FROM '{path}') TO '{path}.new' (FORMAT parquet)")
         messages[1]["manifest"] = [f"file://{path}.new"]
-    assert "no column for term_id, term_name, which" in held_back(engage, messages)
+    assert "no column for subscription_status, term_type, which" in held_back(engage, messages)
 
 
 def test_a_column_that_was_never_there_holds_nothing_back(engage: Engage) -> None:

@@ -7,16 +7,26 @@ cents. Odd but legal names (a comma, quotes, other scripts) are there on purpose
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
 
+def invented_id(prefix: str, name: str) -> str:
+    """Give an id as Piano writes them, the same for the same name: a prefix and ten letters and digits."""
+    return prefix + hashlib.sha256(f"{prefix}/{name}".encode()).hexdigest()[:10].upper()
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Something readers get access to."""
+    """Something readers get access to. `kind` is standard, bundle or print; `bundle` how a bundle is put together."""
 
     rid: str
     name: str
+    kind: str = "standard"
+    bundle: str = ""
+    disabled: bool = False
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Offer:
     name: str
     template: Template
     experience: Experience | None
+    archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,22 @@ class Promotion:
     discount: int
     code: str
     one_code_a_reader: bool = False
+
+    def code_for(self, number: int) -> str:
+        """Give the code a subscription was bought with: its own, or the one all share."""
+        return f"{self.code}{number:06X}" if self.one_code_a_reader else self.code
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPeriod:
+    """A stretch of a dynamic term: `cycles` periods at a price; 0 cycles is without end."""
+
+    period_id: str
+    name: str
+    price: int
+    months: int
+    days: int
+    cycles: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +109,21 @@ class Term:
     grace_days: int = 14
     upgrade: str = ""
     shared: int = 0
+    source: str = ""
+    """Where an external term is sold, as in SOURCES."""
+
+    @property
+    def access_periods(self) -> tuple[AccessPeriod, ...]:
+        """The stretches of a dynamic term, in their order and with the names the log has; empty for other types."""
+        if self.type != "Dynamic":
+            return ()
+        found = []
+        if self.trial_days:
+            found.append(("Trial", self.trial_price, 0, self.trial_days, 1))
+        if self.intro_count:
+            found.append(("First term", self.intro_price, self.months, self.days, self.intro_count))
+        found.append(("Standard", self.price, self.months, self.days, 0))
+        return tuple(AccessPeriod(invented_id("AP", self.term_id + part[0]), *part) for part in found)
 
     @property
     def period(self) -> str:
@@ -100,9 +142,9 @@ class Term:
 
 DIGITAL: Final = Resource("RDIG1T4", "Digital")
 PREMIUM: Final = Resource("RPREM77", "Digital Premium")
-WEEKEND: Final = Resource("RWKND02", "Weekend: print & digital")
+WEEKEND: Final = Resource("RWKND02", "Weekend: print & digital", "bundle", "fixed")
 PUZZLES: Final = Resource("RPZZL09", "Puzzles")
-ARCHIVE: Final = Resource("RARCH10", "Archive 1869–today")
+ARCHIVE: Final = Resource("RARCH10", "Archive 1869–today", tags=("RTHIST0RY001",))
 RESOURCES: Final = (DIGITAL, PREMIUM, WEEKEND, PUZZLES, ARCHIVE)
 
 WALL: Final = Template("OTWALLA00001", "Paywall A")
@@ -197,3 +239,66 @@ SIDE_TERM: Final = TERM_BY_ID["TMPUZZLES009"]
 
 CONTRACTS: Final = frozenset({"Email Domain Contract", "IP Range Contract", "Specific Email Addresses Contract"})
 """Term types of site licences."""
+
+TERM_TYPES: Final = {
+    "Payment": ("payment", 1),
+    "Ad View": ("adview", 2),
+    "Registration": ("registration", 3),
+    "Newsletter": ("newsletter", 4),
+    "External": ("external", 5),
+    "Custom": ("custom", 6),
+    "Access Granted": ("grant_access", 7),
+    "Gift": ("gift", 8),
+    "Specific Email Addresses Contract": ("specific_email_addresses_contract", 9),
+    "Email Domain Contract": ("email_domain_contract", 10),
+    "IP Range Contract": ("ip_range_contract", 11),
+    "Dynamic": ("dynamic", 12),
+    "Linked": ("linked", 13),
+}
+"""Labels of term types → value and number in the Publisher API (reference sheet of Piano, 3.1)."""
+SOURCES: Final = (
+    "cds", "vestdb", "apple_itunes", "psc_provider", "google_play", "abril", "abril_address", "swg", "newscycle",
+    "paypal_subscription",
+)  # fmt: skip
+"""Where external terms are sold; the number is the place in this list, from 1 (reference sheet of Piano, 3.1)."""
+
+# What the Publisher API lists beside what the log's subscriptions are on: nobody in it ever takes one of these.
+EPAPER: Final = Resource("REPAPR3", "E-paper", "print")
+BUNDLE: Final = Resource("BRALL0001", "Alles – everything", "bundle", "fixed_v2")
+TAGGED: Final = Resource("BRTAG0002", "All that is history", "bundle", "tagged", tags=("RTHIST0RY001",))
+RETIRED: Final = Resource("R0LDAPP", "Old app", disabled=True)
+_REGIONS: Final = (
+    "Achterhoek", "Betuwe", "Drenthe", "Flevoland", "Friesland", "Gooi", "Groningen", "Haarlem", "Kennemerland",
+    "Limburg", "Maastricht", "Nijmegen", "Rijnmond", "Salland", "Texel", "Twente", "Utrecht", "Veluwe", "Walcheren",
+    "Westland", "Zaanstreek", "Zeeland",
+)  # fmt: skip
+REGIONS: Final = tuple(
+    Resource(f"RREG1{number:02}", f"Region {name}", tags=("RTREG10NS002",)) for number, name in enumerate(_REGIONS, 1)
+)
+"""Regional editions: so many that the list of resources has a second page at its default limit of 25."""
+ALL_RESOURCES: Final = (*RESOURCES, EPAPER, BUNDLE, TAGGED, RETIRED, *REGIONS)
+
+AUTUMN: Final = Offer("OFAUTUMN2019", "Autumn 2019", PLAIN, SEASONAL, archived=True)
+ALL_OFFERS: Final = (*OFFERS, AUTUMN)
+
+OTHER_TERMS: Final = (
+    Term(term_id="TMREG1STER16", name="Free account", type="Registration", resource=DIGITAL, offer=ALL_ACCESS, days=30),
+    Term(term_id="TMADV1EW0017", name="Watch an advertisement", type="Ad View", resource=DIGITAL, offer=AUTUMN, days=1),
+    Term(term_id="TMNEWSLET018", name="Morning letter", type="Newsletter", resource=DIGITAL, offer=ALL_ACCESS, days=7),
+    Term(
+        term_id="TM1TUNES0019", name="In the App Store", type="External", resource=PREMIUM, offer=ALL_ACCESS,
+        source="apple_itunes",
+    ),
+    Term(
+        term_id="TMGPLAY00020", name="In Google Play", type="External", resource=PREMIUM, offer=ALL_ACCESS,
+        source="google_play",
+    ),
+    Term(term_id="TMCUST0M0021", name="Answer a survey", type="Custom", resource=ARCHIVE, offer=AUTUMN, days=3),
+    Term(term_id="TML1NKED0022", name="Through a telephone contract", type="Linked", resource=BUNDLE, offer=ALL_ACCESS),
+    Term(
+        term_id="TMEPAPER0023", name="E-paper, no longer sold", type="Payment", resource=EPAPER, offer=AUTUMN,
+        price=1800, months=1, renews=True,
+    ),
+)  # fmt: skip
+ALL_TERMS: Final = (*TERMS, *OTHER_TERMS)
+ANY_TERM_BY_ID: Final = {term.term_id: term for term in ALL_TERMS}

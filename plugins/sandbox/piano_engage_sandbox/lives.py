@@ -96,6 +96,12 @@ class Fate:
     promotion: Promotion | None = None
     migrated_at: int = FAR
     deleted_at: int = FAR
+    base: int = 0
+    """Periods charged before `anchor` was moved: period `base` begins at `anchor`."""
+    charged_at: int | None = None
+    """The last charge before `anchor` was moved."""
+    changed_at: int = 0
+    """When an action last changed it."""
 
 
 @dataclass(slots=True)
@@ -105,6 +111,8 @@ class Life:
     reader: int
     bits: int
     fates: list[Fate]
+    arrives: int = 0
+    """Nothing of him is seen earlier, though one in sixty brings a subscription that began before."""
 
 
 _FIRST_TERMS: Final = [term for term in catalogue.TERMS if term.weight]
@@ -146,6 +154,32 @@ class Lives:
             return None
         fates = [f for f in self._fates(rng, reader * SLOTS, arrival, as_of) if f.create <= as_of < f.deleted_at]
         return Life(reader, bits, fates) if fates else None
+
+    def whole(self, reader: int) -> Life:
+        """Tell all of a reader's life that begins before LAST_ARRIVAL, what is still to come included.
+
+        A fate is there from `create` until `deleted_at`; who is erased has all his fates deleted then.
+        """
+        arrives = FIRST_ARRIVAL + int((LAST_ARRIVAL - FIRST_ARRIVAL) * sqrt(self._turn(reader) / _MASK))
+        mixed = _mix(self.salt + reader)
+        arrival = self._odd_moment(arrives, mixed)
+        rng = self._random
+        rng.seed(mixed)
+        bits = rng.getrandbits(320)
+        erased = FAR
+        if rng.random() < Odds.ERASED:
+            erased = self._clean_up(arrival + int(rng.random() * 8 * _YEAR))
+        fates = self._fates(rng, reader * SLOTS, arrival, LAST_ARRIVAL)
+        for fate in fates:
+            fate.deleted_at = min(fate.deleted_at, erased)
+        return Life(reader, bits, fates, arrives)
+
+    def goes_on(self, fate: Fate, paid: int) -> None:
+        """Let a subscription be charged period after period from now on, without end and without failures."""
+        term = fate.term
+        more = _YEARS_AHEAD * 12 // term.months if term.months else _YEARS_AHEAD * 365 // term.days
+        fate.paid_periods = paid + more
+        fate.stop_at, fate.stop_status, fate.refunds = FAR, "Expired", False
 
     def _fates(self, rng: Random, number: int, arrival: int, as_of: int) -> list[Fate]:
         term = _FIRST_TERMS[bisect_right(_FIRST_WEIGHTS, rng.random() * _ALL_WEIGHTS, hi=len(_FIRST_TERMS) - 1)]
@@ -282,17 +316,19 @@ class Lives:
     def boundary(self, fate: Fate, period: int) -> int:
         """Give the moment a full-price period begins, which is when it is charged."""
         term = fate.term
-        return self.zone.shift(fate.anchor, period * term.months, period * term.days)
+        since = period - fate.base
+        return self.zone.shift(fate.anchor, since * term.months, since * term.days)
 
     def begun(self, fate: Fate, moment: int) -> int:
         """Count the full-price periods that have begun by a moment."""
         if moment < fate.anchor:
-            return 0
+            return fate.base
         term, zone = fate.term, self.zone
         if term.months:
             whole = zone.months_between(fate.anchor, moment) // term.months
         else:
             whole = (zone.wall(moment) // DAY - zone.wall(fate.anchor) // DAY) // term.days
+        whole += fate.base
         return whole + 1 if self.boundary(fate, whole) <= moment else whole
 
     def _period(self, fate: Fate, period: int) -> tuple[int, int]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from piano_engage_sandbox.people import Person
 
 TRUTH: Final = ("FALSE", "TRUE")
-_IDS: Final = 36**10
+IDS: Final = 36**10
+"""How many ids there can be."""
 SCATTER: Final = 2_259_573_108_763_157
 """Shares no factor with 36, so that no two subscription numbers get one id."""
 _DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -43,7 +44,7 @@ class _Money(dict[int, str]):
 
 def subscription_id(number: int) -> str:
     """Give the id of a subscription number: `RC` and ten letters and digits, unlike for unlike numbers."""
-    rest, a = divmod(number * SCATTER % _IDS, 1296)
+    rest, a = divmod(number * SCATTER % IDS, 1296)
     rest, b = divmod(rest, 1296)
     rest, c = divmod(rest, 1296)
     d, e = divmod(rest, 1296)
@@ -59,7 +60,7 @@ class LogRows:
         self._as_of = as_of
         self._today = as_of // DAY
         self._stamp = lives.zone.dashboard if dashboard else lives.zone.piano
-        self._salt = lives.salt % _IDS
+        self._salt = lives.salt % IDS
         writers: dict[str, Callable[[Person, State], list[str]]] = {
             "RENEWABLE_GIFT": self._renewable_gift,
             "USER": self._user,
@@ -189,7 +190,7 @@ class LogRows:
         return [stripe, method, provider, self._money[state.last_amount], *promo]
 
     def _upgrades(self, _who: Person, state: State) -> list[str]:
-        earlier, later = state.fate.upgraded_from, state.fate.upgraded_to
+        earlier, later = state.fate.upgraded_from, None if state.live else state.fate.upgraded_to
         came = [earlier.term.term_id, earlier.term.name, earlier.term.plan] if earlier else ["", "", ""]
         went = [later.term.term_id, later.term.name, later.term.plan, self._id(later)] if later else ["", "", "", ""]
         return came + went

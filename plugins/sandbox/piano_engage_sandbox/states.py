@@ -116,6 +116,8 @@ def _last_charge(lives: Lives, fate: Fate, paid: int) -> int | None:
         return fate.start if fate.term.trial_price else None
     if not fate.term.renews:
         return fate.create
+    if paid == fate.base and fate.charged_at is not None:
+        return fate.charged_at
     return fate.recovered_at if paid - 1 == fate.failed_period else lives.boundary(fate, paid - 1)
 
 
@@ -181,7 +183,7 @@ def _trial_status(fate: Fate, as_of: int, paid: int) -> str:
 
 def _modified(fate: Fate, as_of: int, last_charge: int | None) -> int:
     """Give the last real change: the latest thing that happened to the subscription by the moment."""
-    modified = fate.create
+    modified = max(fate.create, fate.changed_at)
     for moment in (
         fate.start, fate.trial_end or 0, last_charge or 0, fate.off_at, *fate.pause, fate.failed_at,
         fate.extended_at, fate.recovered_at, fate.upgrade_asked_at, fate.stop_at, fate.migrated_at,

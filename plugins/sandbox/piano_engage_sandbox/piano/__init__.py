@@ -1,0 +1,1 @@
+"""Piano: the Publisher API, the Reports API and the webhooks of the invented publisher."""

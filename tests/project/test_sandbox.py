@@ -1,0 +1,165 @@
+"""The newcomer's path: start the sandbox, paste its lines, run the job, look at what Engage holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from piano_engage_sandbox import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+FIRST = "# Paste these lines into .env"
+
+
+@dataclass
+class Newcomer:
+    """A sandbox as a process of its own, and a system folder for Meltano beside it."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+    lines: dict[str, str] = field(default_factory=dict)
+
+    def read_lines(self) -> None:
+        """Take the lines that `sandbox serve` prints, as a person would."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == FIRST
+        while (line := self.process.stdout.readline().strip()) and not line.startswith("TARGET_RECURLY_ENGAGE_AWS_S"):
+            name, _, self.lines[name] = line.partition("=")
+        name, _, self.lines[name] = line.partition("=")
+
+    def run(self) -> None:
+        """`meltano --environment=sandbox run sandbox`."""
+        folder, ingest = self.folder, str(self.folder / "ingest")
+        environment = os.environ | {
+            "MELTANO_SYS_DIR_ROOT": str(folder / "system"),
+            "MELTANO_DATABASE_URI": f"sqlite:///{folder / 'meltano.db'}",
+            "NO_COLOR": "1",
+            "SANDBOX_EXPORT_PATH": str(folder / "export.csv"),
+            "SANDBOX_UPLOAD_PATH": ingest,
+            "TAP_PIANO_EXPORT_PATH": str(folder / "export.csv"),
+            "TAP_PIANO_REJECTS_PATH": str(folder / "rejects"),
+            "TARGET_RECURLY_ENGAGE_LEDGER": str(folder / "ledger.duckdb"),
+            "TARGET_RECURLY_ENGAGE_OUTPUT_PATH": ingest,
+            "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(folder / "runs"),
+            **self.lines,
+        }
+        command = [BIN / "meltano", "--environment=sandbox", "run", "--no-install", "sandbox"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def control(self, path: str, content: object = None) -> Any:  # noqa: ANN401 - JSON
+        """Ask the control endpoint, or tell it something."""
+        body = None if content is None else json.dumps(content).encode()
+        url = f"{self.lines['TARGET_RECURLY_ENGAGE_API_URL']}/_sandbox/{path}"
+        with urllib.request.urlopen(url, data=body, timeout=30) as answer:  # noqa: S310 - localhost
+            return json.load(answer)
+
+    def files_read(self, count: int) -> list[dict[str, Any]]:
+        """The files that Engage has read, once there are so many."""
+        deadline = time.monotonic() + 30
+        while True:
+            files = [file for file in self.control("engage")["files"] if file["status"] == "done"]
+            if len(files) >= count:
+                return files
+            assert time.monotonic() < deadline, self.control("engage")["files"]
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
+    (tmp_path / "system").mkdir()
+    for kind in ("extractors", "loaders", "utilities"):
+        (tmp_path / "system" / kind).symlink_to(ROOT / ".meltano" / kind)
+    command = [
+        BIN / "sandbox",
+        "serve",
+        "--port=0",
+        "--s3-port=0",
+        "--frozen",
+        "--begins=2026-03-28T06:00",
+        "--rows=500",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with process:
+        found = Newcomer(tmp_path, process)
+        found.read_lines()
+        yield found
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_changed(newcomer: Newcomer) -> None:
+    newcomer.run()
+    newcomer.control("clock", {"advance": "1m"})
+    (first,) = newcomer.files_read(1)
+    exported = rows(newcomer.folder / "export.csv")
+    assert first["users"] == len({row["User ID (UID)"] for row in exported})
+    reader = next(row for row in exported if row["Subscription status"] == "Active")
+    own = {row["Subscription ID"] for row in exported if row["User ID (UID)"] == reader["User ID (UID)"]}
+    traits = newcomer.control(f"engage/user/{reader['User ID (UID)']}")["traits"]
+    assert traits["subscription_id"] in own
+    assert traits["subscription_status"] in {row["Subscription status"] for row in exported}
+
+    newcomer.control("clock", {"advance": "3d"})
+    newcomer.run()
+    newcomer.control("clock", {"advance": "1m"})
+    _, second = newcomer.files_read(2)
+    assert 0 < second["users"] < first["users"] / 5
+    later = {row["Subscription ID"]: row for row in rows(newcomer.folder / "export.csv")}
+    changed = [
+        row["user_id"]
+        for file in newcomer.folder.glob("ingest/*.csv")
+        if file.name in second["key"]
+        for row in rows(file)
+    ]
+    assert len(changed) == second["users"]
+    for user in changed:
+        held = newcomer.control(f"engage/user/{user}")["traits"]
+        assert held["subscription_status"] == later[held["subscription_id"]]["Subscription status"]
+
+    newcomer.run()
+    newcomer.control("clock", {"advance": "1m"})
+    assert len(newcomer.control("engage")["files"]) == 2
+
+
+def test_settings_of_the_utility_are_the_options_of_the_command() -> None:
+    project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
+    (utility,) = project["plugins"]["utilities"]
+    options = set(vars(serve.parser().parse_args(["serve"]))) - {"command"}
+    assert {setting["name"] for setting in utility["settings"]} == options | {"export_path", "upload_path"}
+    assert set(utility["commands"]) == {"serve", "export", "upload"}
+
+
+def test_the_environment_keeps_apart_what_the_others_keep() -> None:
+    environments = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))["environments"]
+    paths = {
+        entry["name"]: {
+            value
+            for kind in entry["config"]["plugins"].values()
+            for plugin in kind
+            for value in plugin["config"].values()
+        }
+        for entry in environments
+    }
+    others = set().union(*(values for name, values in paths.items() if name != "sandbox"))
+    assert not {value for value in paths["sandbox"] if str(value).startswith("$")} & others

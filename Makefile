@@ -8,10 +8,14 @@ export UV_PYTHON_DOWNLOADS := never
 # Meltano keeps the logs of its runs in the state folder of the user; nothing shall lie outside the checkout.
 export XDG_STATE_HOME := $(CURDIR)/.meltano
 PLUGINS := tap-piano target-recurly-engage
-CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt)
+UTILITIES := sandbox
+# The package of a plugin, which has the plugin's name unless it stands in plugins/.
+package = $(if $(filter $(UTILITIES),$(1)),piano-engage-$(1),$(1))
+EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace
+CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types docs constraints check-constraints setup benchmark kill-test clean
+.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +23,7 @@ help: ## Show this list
 run: setup ## Run the main job on the shipped sample, twice, and tell what it did
 	@$(BIN)/python demo/run.py
 
-test: .venv/.dev setup ## Run all tests
+test: .venv/.dev setup browser ## Run all tests
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=term $(ARGS)
 
 lint: .venv/.dev check-constraints ## Check style and formatting
@@ -28,6 +32,9 @@ lint: .venv/.dev check-constraints ## Check style and formatting
 
 types: .venv/.dev ## Check types
 	@$(BIN)/mypy
+
+browser: ## Bring a browser for the tests of the sandbox's page, where that is possible
+	@sh scripts/browser.sh >/dev/null || true
 
 setup: .meltano/.plugins ## Install Meltano and the plugins
 
@@ -45,14 +52,12 @@ constraints: ## Pin the plugins' environments anew from uv.lock
 	@$(MAKE) --no-print-directory -B $(CONSTRAINTS)
 
 plugins/requirements/%.txt: uv.lock | $(UV)
-	@$(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --package $* -o $@ >/dev/null
+	@$(EXPORT) --package $(call package,$*) -o $@ >/dev/null
 
 check-constraints: | $(UV) ## Fail when the pins are older than uv.lock
-	@for plugin in $(PLUGINS); do \
-	  $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --package $$plugin \
-	    | diff -u plugins/requirements/$$plugin.txt - \
-	    || { echo "plugins/requirements/$$plugin.txt is stale: run 'make constraints'"; exit 1; }; \
-	done
+	@$(foreach plugin,$(PLUGINS) $(UTILITIES),$(EXPORT) --package $(call package,$(plugin)) \
+	  | diff -u plugins/requirements/$(plugin).txt - \
+	  || { echo "plugins/requirements/$(plugin).txt is stale: run 'make constraints'"; exit 1; };)
 
 # The environment: Meltano and the sandbox for `make run`, with the tools added for tests.
 
@@ -75,7 +80,8 @@ endif
 	@$(UV) sync -q --frozen --inexact
 	@touch $@
 
-.meltano/.plugins: .venv/.run meltano.yml $(CONSTRAINTS) $(PLUGINS:%=%/pyproject.toml) common/pyproject.toml
+.meltano/.plugins: .venv/.run meltano.yml $(CONSTRAINTS) $(PLUGINS:%=%/pyproject.toml) $(UTILITIES:%=plugins/%/pyproject.toml) \
+    common/pyproject.toml
 	@$(BIN)/meltano --log-level=warning install --force >/dev/null || $(BIN)/meltano install --force
 	@touch $@
 

@@ -1,23 +1,28 @@
-"""Write what `--about` says of the plugins' settings into meltano.yml and the READMEs.
+"""Write what `--about` says of the plugins' settings into meltano.yml and the READMEs, and the sandbox's switches.
 
-The places are marked: ``settings: <plugin> (made by ...)`` opens one, ``end`` closes it. With ``--check`` nothing is
+The places are marked: ``settings: <plugin> (made by ...)`` or ``switches: <part> (made by ...)`` opens one, ``end``
+closes it. With ``--check`` nothing is
 written, and the exit code says whether all is up to date.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ("tap-piano", "target-recurly-engage")
-FILES = ("meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md")
+FILES = ("meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md", "docs/sandbox.md")
+SWITCHES = ROOT / "plugins/sandbox/piano_engage_sandbox/switches.py"
 BLOCK = re.compile(
-    r"(?P<open>^(?P<indent> *)(?:#|<!--) settings: (?P<plugin>[a-z-]+) .*?\n)(?P<body>.*?)(?P<close>^ *(?:#|<!--) end)",
+    r"(?P<open>^(?P<indent> *)(?:#|<!--) (?P<what>settings|switches): (?P<name>[a-z-]+) .*?\n)"
+    r"(?P<body>.*?)(?P<close>^ *(?:#|<!--) end)",
     re.DOTALL | re.MULTILINE,
 )
 KINDS = {"integer": "integer", "number": "decimal", "boolean": "boolean", "object": "object", "array": "array"}
@@ -59,11 +64,39 @@ def as_table(schema: dict[str, Any]) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
+def switches(part: str) -> str:
+    """List the switches of a part of the sandbox: name, what it takes (the default first), and what it decides."""
+    tree = ast.parse(SWITCHES.read_text(encoding="utf-8"))
+    names = (f"{part.capitalize()}Switches", f"{part.removesuffix('s').capitalize()}Switches")
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in names).body
+    rows = ["| Switch | Takes (default first) | Decides |", "|---|---|---|"]
+    for field, said in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(said, ast.Expr):
+            default, meaning = ast.literal_eval(field.value or ast.Constant("")), ast.literal_eval(said.value)
+            rows.append(f"| `{part}.{ast.unparse(field.target)}` | {choices(field.annotation, default)} | {meaning} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def choices(annotation: ast.expr, default: object) -> str:
+    """Say what a switch takes: its words or numbers, or its default and what kind of value that is."""
+    if isinstance(annotation, ast.Subscript):
+        taken = ast.literal_eval(annotation.slice)
+        words = [default, *(word for word in taken if word != default)]
+        return ", ".join(f"`{word}`" for word in words)
+    if default in (True, False) and ast.unparse(annotation) == "bool":
+        return ", ".join(f"`{str(word).lower()}`" for word in (default, not default))
+    kinds = {"float": "a number", "int": "a whole number", "str": "a text"}
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    return f"`{shown}` ({kinds[ast.unparse(annotation)]})"
+
+
 def renewed(text: str) -> str:
     """Give *text* with its marked blocks made anew."""
 
     def block(match: re.Match[str]) -> str:
-        schema = settings(match["plugin"])
+        if match["what"] == "switches":
+            return match["open"] + switches(match["name"]) + match["close"]
+        schema = settings(match["name"])
         is_yaml = match["open"].lstrip().startswith("#")
         body = as_yaml(schema, match["indent"]) if is_yaml else as_table(schema)
         return match["open"] + body + match["close"]

@@ -6,6 +6,9 @@ The tree of what a run stops for::
     ├── InputRefused      65   what came in is not what it must be
     ├── NoInput           66   there is nothing to read at that place
     ├── StorageFailed     74   a disk is full or cannot be written or read
+    ├── Outage            75   a service does not answer as it should; run again later
+    ├── AnswerRefused     76   a service answered what cannot be used; running again will not help
+    ├── AccessRefused     77   a service lets this token or application do nothing, or not this
     ├── ConfigRefused     78   a setting cannot be used
     └── BrakeApplied      80   a send was held back because it looks wrong
 
@@ -51,6 +54,24 @@ class StorageFailed(RunStopped):
     """A disk is full, or a file cannot be read or written (``EX_IOERR``)."""
 
     exit_code = 74
+
+
+class Outage(RunStopped):
+    """A service was down, too slow or too busy for as long as we tried (``EX_TEMPFAIL``): the one to retry after."""
+
+    exit_code = 75
+
+
+class AnswerRefused(RunStopped):
+    """A service gave an answer that cannot be used, and would give it again (``EX_PROTOCOL``)."""
+
+    exit_code = 76
+
+
+class AccessRefused(RunStopped):
+    """A service refuses the credentials, or what they ask for (``EX_NOPERM``)."""
+
+    exit_code = 77
 
 
 class ConfigRefused(RunStopped):

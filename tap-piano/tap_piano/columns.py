@@ -167,6 +167,9 @@ KNOWN: tuple[Column, ...] = (
 )
 """All columns that Piano is known to write, in the order of its file."""
 
+GROUPS = tuple(dict.fromkeys(column.group for column in KNOWN))
+"""The attribute groups, that of the base columns first."""
+
 REQUIRED = ("subscription_id", "user_id")
 """Without these two a row says nothing about anybody."""
 

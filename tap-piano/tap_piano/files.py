@@ -58,17 +58,20 @@ class Export:
         stamp: size in bytes, time of change and inode of *source* when it was found.
         member: name inside the ZIP; None for a plain CSV.
         unpacked: where a member of a ZIP was unpacked to.
+        name: what to call *source* in messages instead of its path.
     """
 
     source: Path
     stamp: tuple[int, int, int]
     member: str | None = None
     unpacked: Path | None = None
+    name: str = ""
 
     @property
     def label(self) -> str:
         """What to call it in messages: the name the user knows it by."""
-        return f"{self.source}!{self.member}" if self.member else str(self.source)
+        name = self.name or str(self.source)
+        return f"{name}!{self.member}" if self.member else name
 
     @property
     def path(self) -> Path:
@@ -166,8 +169,12 @@ def find(export_path: str) -> list[Path]:
     return found
 
 
-def open_exports(paths: Iterable[Path]) -> Iterator[Export]:
+def open_exports(paths: Iterable[Path], *, label: str = "") -> Iterator[Export]:
     """Yield the CSVs among *paths* and inside the ZIPs among them.
+
+    Args:
+        paths: the files.
+        label: what to call them in messages instead of their paths.
 
     Raises:
         InputRefused: a ZIP is broken, or holds no CSV.
@@ -177,15 +184,15 @@ def open_exports(paths: Iterable[Path]) -> Iterator[Export]:
         with path.open("rb") as file:
             packed = file.read(4) in _ZIP_SIGNATURES
         if not packed:
-            yield Export(path, stamp)
+            yield Export(path, stamp, name=label)
             continue
         with _zip_errors(path), zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
         if not members:
-            msg = f"{path}: is a ZIP without a CSV in it. Is it an Excel workbook? Then save it as CSV."
+            msg = f"{label or path}: is a ZIP without a CSV in it. Is it an Excel workbook? Then save it as CSV."
             raise InputRefused(msg)
         for member in members:
-            yield Export(path, stamp, member)
+            yield Export(path, stamp, member, name=label)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from tap_piano.columns import BY_NAME, REPLICATION_KEY, REQUIRED, TRAITS, Column
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from singer_sdk.singerlib.catalog import MetadataMapping
 
@@ -35,6 +35,11 @@ class Selection:
         unknown: columns of the files that are not in the table of known ones.
         exports: the files with their headers.
         with_aid: whether every row carries the application id.
+        elsewhere: names that other streams know; here they mean nothing.
+        complete: whether *exports* are all that will come; else a name may be one of a file still to be had.
+
+    Attributes:
+        wants_unknown: whether columns may be wanted that are not in the table of known ones.
 
     Raises:
         ConfigRefused: the setting names a column that neither is known nor stands in a file.
@@ -47,8 +52,13 @@ class Selection:
         exports: Sequence[tuple[Export, Header]],
         *,
         with_aid: bool,
+        elsewhere: Collection[str] = (),
+        complete: bool = True,
     ) -> None:
         """Resolve the setting."""
+        self.wants_unknown = False
+        self._elsewhere = elsewhere
+        self._complete = complete
         self._columns = {**BY_NAME, **unknown}
         self._headers = [header for _, header in exports]
         words = setting.split(",") if isinstance(setting, str) else setting
@@ -63,10 +73,15 @@ class Selection:
         if word == TRAITS_WORD:
             self._allowed.update(TRAITS)
         elif word == ALL_WORD:
+            self.wants_unknown = True
             self._allowed.update(self._columns)
         elif (name := column_of(word).name) in self._columns:
             self._named.add(name)
             self._allowed.add(name)
+        elif name in self._elsewhere:
+            return
+        elif not self._complete:
+            self.wants_unknown = True
         else:
             near = difflib.get_close_matches(name, self._columns, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -2,114 +2,100 @@
 
 from __future__ import annotations
 
-import re
+import logging
+import os
 import signal
+import sys
+import threading
+from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
-from piano_engage_common.stops import ConfigRefused, exits
+from piano_engage_common.progress import Progress
+from piano_engage_common.stops import AccessRefused, exits
 from singer_sdk import Tap
-from singer_sdk import typing as th
 from typing_extensions import override
 
+from tap_piano.diagnosis import diagnose, skew_words
 from tap_piano.files import find, open_exports, read_header
-from tap_piano.streams import SubscriptionLogStream
+from tap_piano.log_stream import SubscriptionLogStream
+from tap_piano.reports import ExportJob, ExportOptions
+from tap_piano.settings import SETTINGS, check, client_of, transport_of
+from tap_piano.streams import API_STREAMS, Listings
+from tap_piano.transport import Stopping
 from tap_piano.wire import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     import click
     from singer_sdk import Stream
 
+    from tap_piano.client import PianoClient
+    from tap_piano.transport import Transport
+
+SIGNAL_BASE = 128
+"""A process that a signal ended exits with this and the signal's number."""
+
 
 class TapPiano(Tap):
-    """Singer tap for Piano: the subscription log, from the Console's export files."""
+    """Singer tap for Piano: the subscription log from files or the Reports API, the rest from the Publisher API."""
 
     name = "tap-piano"
     package_name = "tap-piano"
     message_writer_class = Wire
 
-    config_jsonschema: ClassVar[dict[str, Any]] = th.PropertiesList(
-        th.Property(
-            "export_path",
-            th.StringType,
-            required=True,
-            title="Export path",
-            description=(
-                "Where the exports of the subscription log lie: a file, a folder or a glob; CSV, or ZIP with CSVs "
-                "in it. Of several files the newest row of a subscription wins."
-            ),
-        ),
-        th.Property(
-            "aid",
-            th.StringType,
-            title="Application id",
-            description="Piano's id of the application; written into every row and made part of the key.",
-        ),
-        th.Property(
-            "columns",
-            th.CustomType({"type": ["string", "array"], "items": {"type": "string"}}),
-            default="traits",
-            title="Columns",
-            description=(
-                "Which columns may leave: `traits` (the 30 that Engage names, and the modify time), `all`, or names "
-                "of columns, by commas or as a list; the two words may stand among them. Personal columns leave "
-                "only when `all` or their own name stands here."
-            ),
-        ),
-        th.Property(
-            "timezone",
-            th.StringType,
-            default="UTC",
-            title="Time zone",
-            description="IANA time zone of stamps that carry no offset, such as those of the dashboard's exports.",
-        ),
-        th.Property(
-            "lookback",
-            th.IntegerType(minimum=0),
-            default=60,
-            title="Lookback",
-            description="Minutes before the bookmark from which rows are read again, for changes that came late.",
-        ),
-        th.Property(
-            "rejects_path",
-            th.StringType,
-            default="output/rejects",
-            title="Rejects path",
-            description="Folder for the files of rows that cannot be used; made when there are any.",
-        ),
-        th.Property(
-            "max_reject_fraction",
-            th.NumberType(minimum=0, maximum=1),
-            default=0.01,
-            title="Max reject fraction",
-            description="More bad rows than this share stop the run before a row is sent.",
-        ),
-        th.Property(
-            "memory_limit",
-            th.StringType,
-            default=DEFAULT_MEMORY_LIMIT,
-            title="Memory limit",
-            description="Memory for DuckDB; what does not fit is spilled to disk. The process needs about 200 MB more.",
-        ),
-    ).to_dict()
+    config_jsonschema: ClassVar[dict[str, Any]] = SETTINGS.to_dict()
 
     @override
     def discover_streams(self) -> list[Stream]:
-        """Make the streams.
+        """Make the streams: the log always, those of the Publisher API with a token.
 
         Raises:
             ConfigRefused: a setting cannot be used.
             InputRefused: the header of an export cannot be read.
             NoInput: there is no export at the path.
         """
-        _check_zone(self.config["timezone"])
-        _check_memory_limit(self.config["memory_limit"])
+        check(self.config)
         path = self.config.get("export_path")
         exports = [(export, read_header(export)) for export in open_exports(find(path))] if path else []
-        return [SubscriptionLogStream(self, exports)]
+        if not self.config.get("api_token"):
+            return [SubscriptionLogStream(self, exports)]
+        job = None if path else self._export_job()
+        listings = Listings(self.client)
+        return [SubscriptionLogStream(self, exports, job), *(stream(self, listings) for stream in API_STREAMS)]
+
+    @cached_property
+    def transport(self) -> Transport:
+        """What sends requests to Piano."""
+        return transport_of(self.config, self.logger, self.stopping)
+
+    @cached_property
+    def client(self) -> PianoClient:
+        """The Publisher API."""
+        return client_of(self.config, self.transport, self.logger)
+
+    @cached_property
+    def stopping(self) -> Stopping:
+        """Wakes the threads that wait, when the run is to end."""
+        return Stopping()
+
+    def _export_job(self) -> ExportJob:
+        options = ExportOptions(
+            url=self.config["reports_url"],
+            aid=self.config["aid"],
+            token=self.config["api_token"],
+            token_in=self.config["reports_token_in"],
+            wait=self.config["export_wait"],
+            poll=self.config["export_poll"],
+        )
+        return ExportJob(self.transport, options, progress=Progress(self.logger), logger=self.logger)
+
+    def catalog_changed(self) -> None:
+        """Take in what a stream found out about its schema only when its sync began."""
+        self._catalog = None
+        self.setup_mapper()
 
     @override
     def setup_mapper(self) -> None:
@@ -120,6 +106,7 @@ class TapPiano(Tap):
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         self.logger.info("%s: ending", signal.Signals(signum).name)
+        self.stopping.event.set()
         self.wire.end(signum)
 
     @property
@@ -130,7 +117,7 @@ class TapPiano(Tap):
     @classmethod
     @override
     def invoke(cls, **kwargs: Any) -> None:
-        with exits(cls.logger):
+        with _prompt_ends(), exits(cls.logger):
             super().invoke(**kwargs)
 
     @classmethod
@@ -142,19 +129,42 @@ class TapPiano(Tap):
     @classmethod
     @override
     def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        if value == "disabled":
+            return
+        given = ctx.params["config"]
         with exits(cls.logger):
-            super().cb_test(ctx, param, value)
+            tap = cls(config=given.config, parse_env_config=given.parse_env)
+            if value == "schema":
+                tap.write_schemas()
+            else:
+                tap.try_out()
+        ctx.exit()
+
+    def try_out(self) -> None:
+        """Read one record of each stream, and say in words whether all is well.
+
+        Raises:
+            AccessRefused: Piano refuses; the message says which of token, application and region is wrong.
+            RunStopped: a stream cannot be read.
+        """
+        try:
+            self.run_connection_test()
+        except AccessRefused as e:
+            msg = f"{e} {diagnose(self.config, self.logger)}"
+            raise AccessRefused(msg) from e
+        if self.config.get("api_token") and (words := skew_words(self.client.skew)):
+            self.logger.warning("%s", words)
+        self.logger.info("All is well: %d stream(s) can be read (%s)", len(self.streams), ", ".join(self.streams))
 
 
-def _check_zone(zone: str) -> None:
+@contextmanager
+def _prompt_ends() -> Iterator[None]:
+    """End at once after a signal: threads may still wait for Piano, and nothing they bring is wanted any more."""
     try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError) as e:
-        msg = f"timezone: {zone!r} is no IANA time zone. Write it like 'Europe/Amsterdam' or 'UTC'."
-        raise ConfigRefused(msg) from e
-
-
-def _check_memory_limit(limit: str) -> None:
-    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B", limit, re.IGNORECASE):
-        msg = f"memory_limit: {limit!r} is no amount of memory. Write it like '320MB' or '2GB'."
-        raise ConfigRefused(msg)
+        yield
+    except SystemExit as e:
+        if isinstance(e.code, int) and e.code > SIGNAL_BASE and threading.active_count() > 1:
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(e.code)
+        raise

@@ -42,6 +42,11 @@ class Wire(SingerWriter):
                 with self._whole_lines():
                     _write_all(chunk + lines.readline())
 
+    def write_lines(self, content: bytes) -> None:
+        """Write messages, one a line."""
+        with self._whole_lines():
+            _write_all(content)
+
     def end(self, number: int) -> None:
         """End the process because of a signal: now, or when the line that is being written is complete.
 

@@ -7,6 +7,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 PREFIX = "tap-piano-"
 STALE_SECONDS = 24 * 3600
+CLOCK_SLACK = 1.0
+"""Seconds by which the system's idea of when a process began may be off."""
 
 
 class RunFolder:
@@ -54,16 +58,14 @@ def _is_dead(folder: Path) -> bool:
         parent, process, born = (int(part) for part in folder.name.removeprefix(PREFIX).split("-"))
     except ValueError:
         return False
-    if time.time_ns() - born > STALE_SECONDS * 10**9:
-        return True
-    return not _runs(process) and (parent == 1 or not _runs(parent))
+    age = time.time() - born / 1e9
+    return age > STALE_SECONDS or not (_runs(process, age) or (parent != 1 and _runs(parent, age)))
 
 
-def _runs(process: int) -> bool:
+def _runs(process: int, age: float) -> bool:
+    """Say whether a process that is older than *age* seconds still runs under that number."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        found = psutil.Process(process)
+        return found.status() != psutil.STATUS_ZOMBIE and time.time() - found.create_time() > age - CLOCK_SLACK
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True

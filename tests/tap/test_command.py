@@ -19,12 +19,28 @@ if TYPE_CHECKING:
 SETTINGS = [
     "export_path",
     "aid",
+    "api_token",
+    "region",
     "columns",
     "timezone",
+    "start_date",
     "lookback",
+    "promo_code_refresh_days",
     "rejects_path",
     "max_reject_fraction",
     "memory_limit",
+    "api_url",
+    "reports_url",
+    "reports_token_in",
+    "page_size",
+    "requests_per_second",
+    "concurrency",
+    "request_timeout",
+    "retry_attempts",
+    "retry_wait",
+    "retry_seconds",
+    "export_wait",
+    "export_poll",
 ]
 
 
@@ -33,7 +49,8 @@ def test_about_as_json_lists_the_settings(tap: Tap) -> None:
     assert run.code == 0
     about = json.loads(run.out)
     assert list(about["settings"]["properties"])[: len(SETTINGS)] == SETTINGS
-    assert about["settings"]["required"] == ["export_path"]
+    assert "required" not in about["settings"]
+    assert about["settings"]["properties"]["api_token"]["secret"]
     assert {"batch", "catalog", "discover", "state", "activate-version"} <= set(about["capabilities"])
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tap_piano import streams
+from tap_piano import log_stream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +165,7 @@ def test_folder_elsewhere_is_left_to_the_sdk(sample: Path, tmp_path: Path, sync:
 
 def test_slices_come_in_order_and_leave_nothing(sample: Path, sync: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sync(sample)
-    monkeypatch.setattr(streams, "RECORDS_PER_STATE", 33)
+    monkeypatch.setattr(log_stream, "RECORDS_PER_STATE", 33)
     sliced = sync(sample)
     assert sliced.records == whole.records
     assert sliced.leftovers == []

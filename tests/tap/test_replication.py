@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tap_piano import emit, streams
+from tap_piano import emit, log_stream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def log(exports: Exports, make_row: MakeRow) -> Path:
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "RECORDS_PER_STATE", SLICE)
+    monkeypatch.setattr(log_stream, "RECORDS_PER_STATE", SLICE)
 
 
 def state(bookmark: str | None) -> dict[str, Any]:

@@ -56,8 +56,9 @@ def test_setting_that_cannot_be_used_stops_the_run(case: str, sample: Path, tap:
 
 def test_without_an_export_path_the_run_names_the_setting(tap: Tap) -> None:
     run = tap(None)
-    assert run.code == FAILED
-    assert "export_path" in run.log
+    assert run.code == CONFIG_REFUSED
+    assert "export_path" in run.errors
+    assert "api_token" in run.errors
     assert_nothing_sent(run)
 
 

@@ -87,12 +87,14 @@ def still_holds(condition: str | None, tag: str, modified: float) -> bool:
         return False
 
 
-async def send(request: web.Request, path: Path, tag: str, *, ranges: bool, modified: float) -> web.StreamResponse:
-    """Send a file or a part of it. `modified` is a moment of the sandbox's clock. Raises FileNotFoundError."""
+async def send(
+    request: web.Request, path: Path, tag: str, *, ranges: bool, modified: float, now: float
+) -> web.StreamResponse:
+    """Send a file or a part of it. `modified` and `now` are of the sandbox's clock. Raises FileNotFoundError."""
     file = await asyncio.to_thread(path.open, "rb")
     try:
         size = await asyncio.to_thread(file.seek, 0, 2)
-        headers = _headers(path, tag, modified)
+        headers = _headers(path, tag, modified, now)
         span, status = Span(0, size), 200
         if ranges:
             headers["Accept-Ranges"] = "bytes"
@@ -125,11 +127,12 @@ async def _stream(response: web.StreamResponse, file: BinaryIO, span: Span) -> N
         await response.write(piece)
 
 
-def _headers(path: Path, tag: str, modified: float) -> dict[str, str]:
+def _headers(path: Path, tag: str, modified: float, now: float) -> dict[str, str]:
     plain = path.name.encode("ascii", "replace").decode().replace("?", "_").replace('"', "_")
     return {
         "Content-Type": TYPES.get(path.suffix, "application/octet-stream"),
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(path.name, safe='')}",
         "ETag": tag,
         "Last-Modified": formatdate(int(modified), usegmt=True),
+        "Date": formatdate(int(now), usegmt=True),
     }

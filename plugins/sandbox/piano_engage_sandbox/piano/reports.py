@@ -157,7 +157,7 @@ async def _file(request: web.Request) -> web.StreamResponse:
     made_at = job.scheduled if job.made_at is None else job.made_at
     ranges = sandbox.switches.reports.ranges
     try:
-        return await send(request, job.path, f'"{export_id}"', ranges=ranges, modified=made_at)
+        return await send(request, job.path, f'"{export_id}"', ranges=ranges, modified=made_at, now=sandbox.now())
     except FileNotFoundError:
         return gone
 

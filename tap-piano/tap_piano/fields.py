@@ -1,0 +1,462 @@
+"""The properties of the streams that come from the Publisher API, as data.
+
+One row says of one property where it stands in Piano's answer, what it holds and whether it is personal; schemas,
+default selection, conversion and documentation are made from it. Names and types are those of the official SDK
+16.988 (fact sheet of the Piano API, 3.1 to 3.7); where a property means what a column of the subscription log means,
+it has that column's name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import KW_ONLY, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from singer_sdk import typing as th
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+
+class Type(StrEnum):
+    """What a property holds."""
+
+    TEXT = "text"
+    MOMENT = "moment"
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    INTEGER = "integer"
+    TEXTS = "texts"
+    JSON = "json"
+
+
+TEXT, MOMENT, BOOLEAN, NUMBER, INTEGER, TEXTS, JSON = Type
+
+UNKNOWN_FIELDS: Final = "unknown_fields"
+"""Property that keeps what Piano sends and this tap does not know, or does not find to be what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One property.
+
+    Attributes:
+        name: in the Singer schema.
+        about: its meaning in half a sentence.
+        type: what it holds. Moments are epoch seconds at Piano and ISO 8601 in UTC here.
+        source: where it stands in Piano's answer, dots leading inwards; its own name if not given.
+        personal: says who a person is or how he pays; leaves only when the setting `columns` names it.
+    """
+
+    name: str
+    about: str
+    _: KW_ONLY
+    type: Type = TEXT
+    source: str = ""
+    personal: bool = False
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The members that lead to it."""
+        return tuple((self.source or self.name).split("."))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise ValueError
+
+
+def _moment(value: object) -> str:
+    if isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - one kind of error for all that does not fit
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC).isoformat()
+    if isinstance(value, str):
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+    raise ValueError
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}[str(value).lower()]
+
+
+def _number(value: object) -> float | int:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return float(value)
+    raise ValueError
+
+
+def _integer(value: object) -> int:
+    number = _number(value)
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    raise ValueError
+
+
+def _json(value: object) -> object:
+    return value
+
+
+CONVERSIONS: Final[dict[Type, Callable[[object], Any]]] = {
+    TEXT: _text,
+    MOMENT: _moment,
+    BOOLEAN: _boolean,
+    NUMBER: _number,
+    INTEGER: _integer,
+    TEXTS: _texts,
+    JSON: _json,
+}
+_ANYTHING: Final = th.CustomType({"type": ["null", "object", "array", "string", "number", "boolean"]})
+_SCHEMAS: Final[dict[Type, th.JSONTypeHelper[Any]]] = {
+    TEXT: th.StringType(),
+    MOMENT: th.DateTimeType(),
+    BOOLEAN: th.BooleanType(),
+    NUMBER: th.NumberType(),
+    INTEGER: th.IntegerType(),
+    TEXTS: th.ArrayType(th.StringType()),
+    JSON: _ANYTHING,
+}
+
+
+def schema_of(fields: Iterable[Field]) -> dict[str, Any]:
+    """Make the JSON schema of a stream."""
+    properties = [
+        th.Property(field.name, _SCHEMAS[field.type], description=f"{field.about}{'; personal' * field.personal}.")
+        for field in fields
+    ]
+    known = th.Property(
+        UNKNOWN_FIELDS,
+        th.ObjectType(additional_properties=True),
+        description="What Piano sends and this tap does not know, under Piano's names; absent when there is nothing.",
+    )
+    return th.PropertiesList(*properties, known).to_dict()
+
+
+class Reader:
+    """Turns items of Piano's answers into records.
+
+    Args:
+        fields: all properties of the stream.
+        wanted: names of those that shall leave.
+
+    Attributes:
+        misfits: properties whose value was not what it should be, and how often. Such a value is kept among the
+            unknown fields.
+    """
+
+    def __init__(self, fields: Iterable[Field], wanted: Collection[str]) -> None:
+        """Prepare what is looked up for every item."""
+        all_fields = list(fields)
+        self.misfits: dict[str, int] = {}
+        self._plans = [
+            (field.name, field.path, CONVERSIONS[field.type]) for field in all_fields if field.name in wanted
+        ]
+        self._known = {field.path[0] for field in all_fields}
+        self._keep_unknown = UNKNOWN_FIELDS in wanted
+
+    def record(self, item: dict[str, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+        """Make the record of an item.
+
+        Args:
+            item: as Piano wrote it.
+            given: properties that do not stand in it.
+        """
+        record: dict[str, Any] = {}
+        unknown: dict[str, Any] = {}
+        for name, path, convert in self._plans:
+            value = given[name] if name in given else _find(item, path)
+            if value is None:
+                record[name] = None
+                continue
+            try:
+                record[name] = convert(value)
+            except (ValueError, KeyError, OverflowError, OSError):
+                record[name] = None
+                unknown[path[-1]] = value
+                self.misfits[name] = self.misfits.get(name, 0) + 1
+        if self._keep_unknown:
+            unknown |= {key: value for key, value in item.items() if key not in self._known}
+            if unknown:
+                record[UNKNOWN_FIELDS] = unknown
+        return record
+
+
+def _find(item: dict[str, Any], path: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON
+    value: Any = item
+    for member in path:
+        if isinstance(value, list):
+            value = [entry[member] for entry in value if isinstance(entry, dict) and member in entry]
+            continue
+        value = value.get(member) if isinstance(value, dict) else None
+    return value
+
+
+AID: Final = Field("aid", "Application id")
+_CREATED: Final = Field("create_date", "When it was made", type=MOMENT)
+_UPDATED: Final = Field("update_date", "When the publisher last changed it", type=MOMENT)
+_MADE_BY: Final = (
+    Field("create_by", "Who made it", type=JSON, personal=True),
+    Field("update_by", "Who last changed it", type=JSON, personal=True),
+)
+_DELETED: Final = Field("deleted", "Whether it was deleted", type=BOOLEAN)
+
+TERMS: Final = (
+    AID,
+    Field("term_id", "Term id"),
+    Field("term_name", "Name of the term", source="name"),
+    Field("type", "Type of the term as the API writes it, such as `payment` or `dynamic`"),
+    Field("term_type", "Type of the term as the log writes it, such as `Payment`", source="type_name"),
+    Field("description", "Description for the publisher"),
+    Field("resource_id", "Resource that the term gives access to", source="resource.rid"),
+    Field("resource_name", "Name of that resource", source="resource.name"),
+    Field("product_category", "Product category"),
+    Field("verify_on_renewal", "Whether an external term is verified again on renewal", type=BOOLEAN),
+    _CREATED,
+    _UPDATED,
+    Field("term_billing_descriptor", "What stands on the reader's bank statement"),
+    Field("payment_billing_plan", "Billing plan in Piano's notation"),
+    Field("payment_billing_plan_description", "Billing plan in words"),
+    Field("payment_billing_plan_table", "Billing plan as rows; truth values stand there as text", type=JSON),
+    Field("payment_allow_renew_days", "Days before the end from which it may be renewed", type=INTEGER),
+    Field("payment_force_auto_renew", "Whether it always renews itself", type=BOOLEAN),
+    Field("payment_is_custom_price_available", "Whether the reader may name a price", type=BOOLEAN),
+    Field("payment_is_subscription", "Whether it is charged again and again", type=BOOLEAN),
+    Field("payment_has_free_trial", "Whether it begins with a free trial", type=BOOLEAN),
+    Field("payment_new_customers_only", "Whether only new customers may buy it", type=BOOLEAN),
+    Field("payment_trial_new_customers_only", "Whether only new customers get the trial", type=BOOLEAN),
+    Field("payment_allow_promo_codes", "Whether promo codes are taken", type=BOOLEAN),
+    Field("payment_renew_grace_period", "Days of grace after a failed renewal", type=INTEGER),
+    Field("payment_allow_gift", "Whether it can be given away", type=BOOLEAN),
+    Field("payment_currency", "Currency, ISO 4217"),
+    Field("currency_symbol", "Sign of the currency"),
+    Field("payment_first_price", "First price that is charged", type=NUMBER),
+    Field("schedule", "Schedule of issues", type=JSON),
+    Field("schedule_billing", "How the schedule is billed"),
+    Field("custom_require_user", "Custom terms: whether a reader must have signed in", type=BOOLEAN),
+    Field("custom_default_access_period", "Custom terms: seconds of access", type=INTEGER),
+    Field("adview_access_period", "Ad view terms: seconds of access", type=INTEGER),
+    Field("registration_access_period", "Registration terms: seconds of access", type=INTEGER),
+    Field("registration_grace_period", "Registration terms: seconds of grace", type=INTEGER),
+    Field("external_api_id", "External terms: id of the API"),
+    Field("external_api_name", "External terms: name of the API"),
+    Field("external_api_source", "External terms: number of the API's kind", type=INTEGER),
+    Field("external_api_form_fields", "External terms: fields of the form", type=JSON),
+    Field("evt_verification_period", "External terms: seconds between verifications", type=INTEGER),
+    Field("evt_grace_period", "External terms: days of grace", type=INTEGER),
+    Field("collect_address", "Whether an address is asked for", type=BOOLEAN),
+    Field("delivery_zone", "Delivery zones", type=JSON),
+    Field("default_country", "Default country", type=JSON),
+    Field("vouchering_policy", "Vouchers", type=JSON),
+    Field("billing_config", "How dynamic terms are billed"),
+    Field("billing_configuration", "Access periods of a dynamic term, JSON as text"),
+    Field("collect_shipping_address", "Whether a shipping address is asked for", type=BOOLEAN),
+    Field(
+        "is_allowed_to_change_schedule_period_in_past", "Whether past periods of a schedule may change", type=BOOLEAN
+    ),
+    Field("shared_account_count", "How many accounts may share it", type=INTEGER),
+    Field("shared_redemption_url", "Where shared accounts are redeemed"),
+    Field("show_full_billing_plan", "Whether the checkout shows the whole plan", type=BOOLEAN),
+    Field("external_term_id", "Linked terms: id elsewhere"),
+    Field("external_product_ids", "Linked terms: products elsewhere"),
+    Field("subscription_management_url", "Linked terms: where the reader manages the subscription"),
+    Field("custom_data", "Custom data", type=JSON),
+    Field("allow_start_in_future", "Whether it may begin later", type=BOOLEAN),
+    Field("maximum_days_in_advance", "How many days later at most", type=INTEGER),
+    Field("allow_renewable_gifting", "Whether gifts may renew", type=BOOLEAN),
+    Field("gift_redemption_url", "Where gifts are redeemed"),
+    Field("cadence_limit_warning", "Whether Piano warns of the cadence", type=BOOLEAN),
+    Field("change_option_ids", "Ids of the change options that lead away from it", type=TEXTS,
+          source="change_options.term_change_option_id"),
+)  # fmt: skip
+
+TERM_CHANGE_OPTIONS: Final = (
+    AID,
+    Field("term_change_option_id", "Id of the change option"),
+    Field("update_date", "When the term it leads away from was last changed", type=MOMENT),
+    *(
+        field
+        for side, words in (("from", "it leads away from"), ("to", "it leads to"))
+        for field in (
+            Field(f"{side}_term_id", f"Term {words}"),
+            Field(f"{side}_term_name", f"Name of the term {words}"),
+            Field(f"{side}_period_id", f"Period of the term {words}"),
+            Field(f"{side}_period_name", f"Name of the period of the term {words}"),
+            Field(f"{side}_resource_id", f"Resource of the term {words}"),
+            Field(f"{side}_resource_name", f"Name of the resource of the term {words}"),
+            Field(f"{side}_billing_plan", f"Billing plan of the term {words}"),
+            Field(f"{side}_scheduled", f"Whether the term {words} goes by a schedule", type=BOOLEAN),
+        )
+    ),
+    Field(
+        "billing_timing",
+        "When the new price is charged: 0 at once, 1 at the end of the billing period, 2 at the next sell date, 3 at "
+        "the end of the scheduled period",
+    ),
+    Field("immediate_access", "Whether the new access begins at once", type=BOOLEAN),
+    Field("prorate_access", "Whether the unused value of the old term is deducted", type=BOOLEAN),
+    Field("description", "Description for the publisher"),
+    Field("include_trial", "Whether the new term's trial is included", type=BOOLEAN),
+    Field("shared_account_count", "Accounts that may share the new term", type=INTEGER),
+    Field("collect_address", "Whether an address is asked for", type=BOOLEAN),
+    Field("upgrade_offers", "Offers that show the option", type=JSON),
+    Field("advanced_options", "Further options", type=JSON),
+)
+
+PROMOTIONS: Final = (
+    AID,
+    Field("promotion_id", "Promotion id"),
+    Field("promotion_name", "Name of the promotion", source="name"),
+    Field("status", "`active`, `expired` or `new`"),
+    Field("fixed_promotion_code", "The code that all readers share"),
+    Field("promotion_code_prefix", "What the codes of single readers begin with"),
+    Field("unlimited_uses", "Whether it may be used any number of times", type=BOOLEAN),
+    Field("uses_allowed", "How often it may be used", type=INTEGER),
+    Field("uses", "How often it was used", type=INTEGER),
+    Field("new_customers_only", "Whether only new customers may use it", type=BOOLEAN),
+    Field("discount_type", "`fixed` or `percentage`"),
+    Field("discount", "Discount in words"),
+    Field("discount_amount", "Fixed discount in the main currency", type=NUMBER),
+    Field("discount_currency", "Currency of that discount"),
+    Field("percentage_discount", "Discount in percent", type=NUMBER),
+    Field("fixed_discount_list", "Fixed discounts by currency", type=JSON),
+    Field("never_allow_zero", "Whether the price never becomes zero", type=BOOLEAN),
+    Field("term_dependency_type", "Which terms it is for: `all`, `include` or `unlocked`"),
+    Field("start_date", "When it begins", type=MOMENT),
+    Field("end_date", "When it ends", type=MOMENT),
+    Field("apply_to_all_billing_periods", "Whether the discount goes on", type=BOOLEAN),
+    Field("billing_period_limit", "For how many billing periods", type=INTEGER),
+    Field("can_be_applied_on_renewal", "Whether it may be used on renewal", type=BOOLEAN),
+    _CREATED,
+    _UPDATED,
+    _DELETED,
+    *_MADE_BY,
+)
+
+PROMO_CODES: Final = (
+    AID,
+    Field("promo_code_id", "Promo code id"),
+    Field("promotion_id", "Promotion it belongs to"),
+    Field("promo_code", "What the reader types", source="code"),
+    Field("state", "State in words, such as `Reserved for free trial`"),
+    Field(
+        "state_value",
+        "State as the API writes it: `active`, `used`, `reserved_for_free_trial` or `reserved_for_delayed_payment`",
+    ),
+    Field("claimed_user_id", "Reader who used it", source="claimed_user.uid"),
+    Field("claimed_date", "When it was used", type=MOMENT),
+    Field("reserve_date", "When it was reserved", type=MOMENT),
+    Field("last_original_price", "Price before the discount, with the sign of its currency"),
+    _CREATED,
+    _UPDATED,
+    _DELETED,
+    Field("assigned_email", "Address it was given to", personal=True),
+    Field("claimed_user", "Reader who used it, with name and address", type=JSON, personal=True),
+    *_MADE_BY,
+)
+
+RESOURCES: Final = (
+    AID,
+    Field("resource_id", "Resource id", source="rid"),
+    Field("resource_name", "Name of the resource", source="name"),
+    Field("description", "Description for the publisher"),
+    Field("type", "`standard`, `bundle` or `print`"),
+    Field("type_label", "That in words"),
+    Field("bundle_type", "`undefined`, `fixed`, `tagged` or `fixed_v2`"),
+    Field("bundle_type_label", "That in words"),
+    Field("disabled", "Whether it is disabled", type=BOOLEAN),
+    _DELETED,
+    _CREATED,
+    _UPDATED,
+    Field("publish_date", "When it was published", type=MOMENT),
+    Field("image_url", "Picture"),
+    Field("purchase_url", "Where it is bought"),
+    Field("resource_url", "Where it is"),
+    Field("external_id", "Id elsewhere"),
+    Field("product_id", "Product id"),
+    Field("is_fbia_resource", "Whether it is one of Facebook's instant articles", type=BOOLEAN),
+)
+
+OFFERS: Final = (
+    AID,
+    Field("offer_id", "Offer id"),
+    Field("offer_name", "Name of the offer", source="name"),
+    Field("status", "`active` or `archived`"),
+    Field("term_ids", "Terms in it, in their order", type=TEXTS, source="terms.term_id"),
+    _DELETED,
+    _CREATED,
+    _UPDATED,
+    *_MADE_BY,
+)
+
+SUBSCRIPTIONS: Final = (
+    AID,
+    Field("subscription_id", "Subscription id"),
+    Field("user_id", "Reader", source="user.uid"),
+    Field("read_at", "Piano's clock when the list was read", type=MOMENT),
+    Field("api_status", "Status as the API codes it, such as `active`; see docs/streams.md", source="status"),
+    Field("api_status_name", "Status as the API names it, such as `Active`", source="status_name"),
+    Field("report_status", "Status as Piano's reports name it, such as `won't renew`", source="status_name_in_reports"),
+    Field("auto_renew", "Whether it renews itself", type=BOOLEAN),
+    Field("start_date", "When it began", type=MOMENT),
+    Field("end_date", "When it ends or ended", type=MOMENT),
+    Field("next_billing_date", "When it is charged next", type=MOMENT, source="next_bill_date"),
+    Field("next_verification_date", "When an external one is verified next", type=MOMENT,
+          source="next_verificaition_date"),
+    Field("in_trial", "Whether it is in its trial", type=BOOLEAN, source="is_in_trial"),
+    Field("trial_period_end_date", "When the trial ends or ended", type=MOMENT),
+    Field("trial_price", "Price of the trial", type=NUMBER, source="trial_amount"),
+    Field("trial_currency", "Currency of that price"),
+    Field("charge_count", "How often it was charged", type=INTEGER),
+    Field("billing_plan", "Billing plan in words"),
+    Field("term_id", "Term", source="term.term_id"),
+    Field("term_name", "Name of the term", source="term.name"),
+    Field("term_type", "Type of the term, such as `Payment`", source="term.type_name"),
+    Field("resource_id", "Resource", source="resource.rid"),
+    Field("resource_name", "Name of the resource", source="resource.name"),
+    Field("cancelable", "Whether cancelling now would end renewal and access", type=BOOLEAN),
+    Field("cancelable_and_refundable", "Whether the last payment could be given back as well", type=BOOLEAN,
+          source="cancelable_and_refundadle"),
+    Field("conversion_result", "What became of an external conversion"),
+    Field("external_api_name", "API of an external subscription"),
+    Field("external_sub_id", "Id of an external subscription"),
+    Field("acquisition_type", "How it was acquired"),
+    Field("shared_account_limit", "How many accounts may share it", type=INTEGER),
+    Field("can_manage_shared_subscription", "Whether the reader may manage those", type=BOOLEAN),
+    Field("user_email", "Address of the reader", source="user.email", personal=True),
+    Field("first_name", "First name", source="user.first_name", personal=True),
+    Field("last_name", "Last name", source="user.last_name", personal=True),
+    Field("payment_source", "Means of payment", source="payment_method", personal=True),
+    Field("user_payment_info_id", "Id of the means of payment", personal=True),
+    Field("user_address", "Address", type=JSON, personal=True),
+    Field("shared_accounts", "Accounts that share it", type=JSON, personal=True),
+    Field("psc_subscriber_number", "PSC subscriber number", personal=True),
+    Field("cds_account_number", "CDS account number", personal=True),
+    Field("upi_ext_customer_id", "Customer id of the payment provider", personal=True),
+    Field("upi_ext_customer_id_label", "Label of that id", personal=True),
+    Field("access_custom_data", "Custom data of the access", personal=True),
+)  # fmt: skip
+"""An item of subscription/list. It has neither a create date nor an update date (fact sheet, 3.3)."""
+
+NAMEABLE: Final = frozenset(
+    field.name
+    for fields in (TERMS, TERM_CHANGE_OPTIONS, PROMOTIONS, PROMO_CODES, RESOURCES, OFFERS, SUBSCRIPTIONS)
+    for field in fields
+    if field.personal
+) | {UNKNOWN_FIELDS}
+"""What the setting `columns` may name that is no column of the log."""

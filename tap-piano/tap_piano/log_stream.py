@@ -1,0 +1,400 @@
+"""The stream of the subscription log, from export files or from an export job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+from weakref import finalize
+
+from piano_engage_common.duck import connect
+from piano_engage_common.stops import ConfigRefused
+from singer_sdk.singerlib.catalog import Metadata
+from typing_extensions import override
+
+from tap_piano.base import PianoStream, temporary_folder
+from tap_piano.columns import BY_NAME, GROUPS, KNOWN, REPLICATION_KEY
+from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
+from tap_piano.fields import NAMEABLE
+from tap_piano.files import open_exports, read_header
+from tap_piano.log import LogCounts, LogOptions, SubscriptionLog
+from tap_piano.schema import log_schema
+from tap_piano.selection import Selection
+from tap_piano.workdir import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping
+
+    import duckdb
+    from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, SDKBatchMessage
+    from singer_sdk.helpers.types import Context, Record
+    from singer_sdk.singerlib import Catalog
+
+    from tap_piano.columns import Column
+    from tap_piano.files import Export, Header
+    from tap_piano.reports import ExportJob
+    from tap_piano.tap import TapPiano
+
+RECORDS_PER_STATE = 25_000
+"""RECORD messages between two STATE messages of the fast path."""
+
+
+class SubscriptionLogStream(PianoStream):
+    """Piano's subscription log, one row per subscription, from export files or from an export job of the Reports API.
+
+    Rows come from one DuckDB relation: as RECORD lines or BATCH files written by the database, or, where a
+    feature of the SDK wants to see each record, through the SDK's own path.
+    """
+
+    name = "subscription_log"
+
+    def __init__(self, tap: TapPiano, exports: list[tuple[Export, Header]], job: ExportJob | None = None) -> None:
+        """Bind the stream to the export files, as far as there are any yet.
+
+        Args:
+            tap: the tap.
+            exports: the files with their headers; none while nobody said where they are.
+            job: what gets a file from Piano when a sync begins.
+        """
+        self._exports = exports
+        self._job = job
+        self._catalog_changed = tap.catalog_changed
+        self._download: Path | None = None
+        self._aid: str | None = tap.config.get("aid")
+        unknown = _unknown_columns(exports)
+        super().__init__(tap, log_schema([*KNOWN, *unknown.values()], with_aid=self._aid is not None))
+        self._selection = self._select(unknown)
+        self.primary_keys = ["aid", "subscription_id"] if self._aid is not None else ["subscription_id"]
+        if self._has_bookmarks:
+            self.replication_key = REPLICATION_KEY
+        self._selection.apply(self.metadata, by_default=True)
+        self._log_counts: LogCounts | None = None
+
+    # Selection
+
+    def _select(self, unknown: Mapping[str, Column]) -> Selection:
+        return Selection(
+            self.config["columns"],
+            unknown,
+            self._exports,
+            with_aid=self._aid is not None,
+            elsewhere=NAMEABLE,
+            complete=self._job is None or bool(self._exports),
+        )
+
+    @override
+    def apply_catalog(self, catalog: Catalog) -> None:
+        super().apply_catalog(catalog)
+        self._metadata = self._mask = None
+        if entry := catalog.get_stream(self.name):
+            self._selection.apply(entry.metadata, by_default=False)
+            if self.forced_replication_method != "FULL_TABLE" and not self._has_bookmarks:
+                self._read_it_all()
+
+    def _read_it_all(self) -> None:
+        self.forced_replication_method = "FULL_TABLE"
+        self.replication_key = None
+
+    @property
+    def _has_bookmarks(self) -> bool:
+        if not self._exports:
+            return self._job is not None
+        return all(REPLICATION_KEY in header for _, header in self._exports)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Property names of what is delivered, ``aid`` left out."""
+        selected = [name for name in self.schema["properties"] if self.mask.get(("properties", name), False)]
+        return tuple(name for name in selected if name != "aid")
+
+    # The export job
+
+    @override
+    def get_replication_key_signpost(self, context: Context | None = None) -> datetime | Any | None:
+        """Have the export made first: this is what a sync asks for before it writes the SCHEMA.
+
+        Raises:
+            ConfigRefused: nobody said where the log comes from.
+        """
+        if self._job is None and not self._exports:
+            msg = (
+                "export_path: is missing. Set it to read export files, or set api_token and aid to have Piano make the "
+                "exports."
+            )
+            raise ConfigRefused(msg)
+        if self._job is not None and not self.sampling and not self._exports:
+            self._fetch(self._job)
+        return super().get_replication_key_signpost(context)
+
+    def _fetch(self, job: ExportJob) -> None:
+        """Get the export from Piano and bind its header.
+
+        Raises:
+            Outage, AccessRefused, AnswerRefused: there is no export to be had.
+            InputRefused: what Piano made is no subscription log.
+        """
+        work = RunFolder(temporary_folder())
+        finalize(self, shutil.rmtree, work.path, ignore_errors=True)
+        self._download = work.path
+        job.fetch(self._attribute_groups(), work.path / "export")
+        found = open_exports([work.path / "export"], label=f"export {job.export_id}")
+        self._bind([(export, read_header(export)) for export in found])
+
+    def _attribute_groups(self) -> list[str]:
+        """Name the groups that bring the selected columns; all when somebody wants columns nobody knows of."""
+        if self._selection.wants_unknown:
+            return list(GROUPS)
+        wanted = {BY_NAME[name].group for name in self._names if name in BY_NAME}
+        return [group for group in GROUPS if group in wanted | {GROUPS[0], BY_NAME[REPLICATION_KEY].group}]
+
+    def _bind(self, exports: list[tuple[Export, Header]]) -> None:
+        """Settle what leaves, now that the headers are known."""
+        self._exports = exports
+        unknown = _unknown_columns(exports)
+        added = log_schema(unknown.values(), with_aid=False)["properties"]
+        for schema in (self.schema, self._input_schema):
+            if schema is not None:
+                schema["properties"] |= {name: kind for name, kind in added.items() if name not in schema["properties"]}
+        self._selection = self._select(unknown)
+        for name in unknown:
+            self.metadata.setdefault(("properties", name), Metadata(selected=True))
+        self._selection.apply(self.metadata, by_default=False)
+        self._mask = self._stream_maps = None
+        if self._incremental and not self._has_bookmarks:
+            self.logger.warning("subscription_log: the export has no column 'Modify time': all of it is sent")
+            self._read_it_all()
+        self._catalog_changed()
+
+    def _discard_download(self) -> None:
+        if self._download is not None:
+            shutil.rmtree(self._download, ignore_errors=True)
+
+    # State
+
+    def _since(self) -> str | None:
+        start = self.get_starting_timestamp(None) if self._incremental else None
+        return (start - timedelta(minutes=self.config["lookback"])).isoformat() if start else None
+
+    @override
+    def _increment_stream_state(self, latest_record: Record, *, context: Context | None = None) -> None:
+        """Move the bookmark on, but not back, not past now (by the later clock), and not past a rejected row."""
+        if not self._incremental or self._log_counts is None:
+            return
+        newest = latest_record.get(REPLICATION_KEY)
+        if not newest or self._log_counts.hold_back == "":
+            return
+        now = datetime.now(tz=UTC)
+        if self._job is not None and self._job.made_at is not None:
+            now = max(now, self._job.made_at)
+        limits = [now.isoformat(timespec="seconds"), self._log_counts.hold_back]
+        bookmark = min([newest, *filter(None, limits)], key=datetime.fromisoformat)
+        before = self.stream_state.get("replication_key_value")
+        if before is None or datetime.fromisoformat(bookmark) > _moment(before):
+            super()._increment_stream_state({REPLICATION_KEY: bookmark}, context=context)
+
+    # Reading
+
+    def _rows(self, folder: Path) -> OrderedRows:
+        """Read and check the export files, then put their rows in order on disk.
+
+        Raises:
+            InputRefused: a file, or too many of the rows, cannot be used.
+            StorageFailed: the disk is full.
+        """
+        self._write_starting_replication_value(None)
+        self._selection.warn_of_missing(self.logger)
+        connection = connect(spill=folder / "spill", memory_limit=self.config["memory_limit"])
+        log = self._log(connection, folder)
+        relation = log.read()
+        self._log_counts = log.counts
+        rows = self._in_order(connection, relation, folder, ready=log.ready)
+        self._discard_download()
+        if not self._incremental:
+            self._open_snapshot_of(log.counts)
+        self.logger.info(
+            "subscription_log: %d rows read from %d file(s), %d rejected, %d superseded, %d to send",
+            log.counts.read,
+            len(self._exports),
+            log.counts.rejected,
+            log.counts.superseded,
+            rows.rows,
+        )
+        return rows
+
+    def _log(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> SubscriptionLog:
+        unpacked = folder / "unpacked"
+        unpacked.mkdir()
+        return SubscriptionLog(
+            connection,
+            [(export.unpack(unpacked), header) for export, header in self._exports],
+            LogOptions(
+                names=self._names,
+                zone=self.config["timezone"],
+                max_reject_fraction=self.config["max_reject_fraction"],
+                rejects_folder=Path(self.config["rejects_path"]),
+            ),
+            folder=folder,
+            progress=self._progress,
+            logger=self.logger,
+        )
+
+    def _in_order(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        relation: duckdb.DuckDBPyRelation,
+        folder: Path,
+        *,
+        ready: Path | None,
+    ) -> OrderedRows:
+        if self._incremental:
+            relation, ready = in_bookmark_order(relation, since=self._since()), None
+        constants = {} if self._aid is None else {"aid": self._aid}
+        with self._progress.watch("subscription_log: putting rows in order", connection):
+            rows = OrderedRows(connection, relation, folder, ready=ready, constants=constants)
+        if ready is None:
+            for stage in folder.glob("stage-*.parquet"):
+                stage.unlink()
+        return rows
+
+    def _open_snapshot_of(self, counts: LogCounts) -> None:
+        """Decide whether what is sent is the complete log, so that what is absent has vanished from Piano."""
+        if counts.complete:
+            self._open_snapshot()
+            return
+        self.logger.warning(
+            "subscription_log: no ACTIVATE_VERSION is sent: with rejected rows this is not the complete log, "
+            "and a subscription that is absent has not vanished"
+        )
+
+    # Writing
+
+    @override
+    def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
+        """Yield each row as a record; only the SDK's own path asks for that."""
+        with (
+            RunFolder(temporary_folder()) as folder,
+            closing(self._rows(folder.path).json_files(RECORDS_PER_STATE, gzip=False)) as parts,
+        ):
+            for part in parts:
+                with part.path.open(encoding="utf-8") as lines:
+                    yield from map(json.loads, lines)
+                part.path.unlink()
+
+    @override
+    def _sync_records(
+        self, context: Context | None = None, *, write_messages: bool = True
+    ) -> Generator[dict[str, Any], Any, Any]:
+        if self._job is not None and self.sampling:
+            self._job.probe()
+            return
+        if write_messages and self._fast:
+            self._write_record_lines()
+        else:
+            yield from super()._sync_records(context, write_messages=write_messages)
+        if write_messages:
+            self._close_snapshot()
+
+    def _write_record_lines(self) -> None:
+        """Write RECORD messages by the file, with a STATE after each."""
+        with self.get_record_counter() as counter, self.get_sync_timer(), RunFolder(temporary_folder()) as folder:
+            rows = self._rows(folder.path)
+            extra: dict[str, str | int] = {"time_extracted": datetime.now(tz=UTC).isoformat()}
+            if self._snapshot is not None:
+                extra["version"] = self._snapshot
+            with closing(rows.record_lines(self.name, extra, RECORDS_PER_STATE)) as parts:
+                for part in self._told(parts, rows.rows):
+                    self._wire.copy_lines(part.path)
+                    part.path.unlink()
+                    counter.increment(part.rows)
+                    self._advance(part.bookmark)
+                    self._write_state_message()
+        self._finalize_state(self.stream_state)
+
+    def _told(self, parts: Iterable[Slice], total: int) -> Iterator[Slice]:
+        """Hand on *parts*, and tell how far the sending is."""
+        sent = 0
+        with self._progress.steps(
+            "subscription_log: sending records", lambda: 100 * sent / total, size=f"{total:,} rows"
+        ):
+            for part in parts:
+                yield part
+                sent += part.rows
+
+    def _advance(self, bookmark: str | None) -> None:
+        if self._incremental:
+            self._increment_stream_state({REPLICATION_KEY: bookmark})
+            self.state_manager.is_flushed = False
+
+    # Batches
+
+    @override
+    def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
+        """A BATCH passes stream maps by; where there are any, records go out instead."""
+        return super().get_batch_config(config) if self._fast else None
+
+    @override
+    def get_batches(
+        self, batch_config: BatchConfig, context: Context | None = None
+    ) -> Iterable[tuple[BaseBatchFileEncoding, list[str]]]:
+        """Yield the files that the database wrote; whoever reads them removes them.
+
+        A folder that is not on this machine is left to the SDK, which goes through the records.
+        """
+        root = _local_folder(batch_config.storage.root)
+        if root is None:
+            self.logger.info("subscription_log: batches go to %s: the slower path", batch_config.storage.root)
+            yield from super().get_batches(batch_config, context)
+            return
+        work = RunFolder(root)
+        announced: list[Path] = []
+        try:
+            rows = self._rows(work.path)
+            with closing(_batch_files(rows, batch_config)) as parts:
+                for part in parts:
+                    self._advance(part.bookmark)
+                    announced.append(part.path)
+                    yield batch_config.encoding, [part.path.as_uri()]
+            self._finalize_state(self.stream_state)
+        finally:
+            work.remove_all_but(announced)
+
+    @override
+    def _sync_batches(self, batch_config: BatchConfig, context: Context | None = None) -> None:
+        super()._sync_batches(batch_config, context)
+        self._close_snapshot()
+
+    @override
+    def _generate_batch_messages(
+        self, encoding: BaseBatchFileEncoding, manifest: list[str]
+    ) -> Generator[SDKBatchMessage, None, None]:
+        """Add the version, which the SDK leaves out of BATCH messages."""
+        for message in super()._generate_batch_messages(encoding, manifest):
+            message.version = self._snapshot
+            yield message
+
+
+def _unknown_columns(exports: Iterable[tuple[Export, Header]]) -> dict[str, Column]:
+    return {column.name: column for _, header in exports for column in header.columns if column.name not in BY_NAME}
+
+
+def _moment(bookmark: str) -> datetime:
+    moment = datetime.fromisoformat(bookmark)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _local_folder(root: str) -> Path | None:
+    address = urlparse(root)
+    if address.scheme == "file":
+        return Path(unquote(address.path))
+    return None if address.scheme else Path(root).resolve()
+
+
+def _batch_files(rows: OrderedRows, batch_config: BatchConfig) -> Generator[Slice]:
+    gzip = batch_config.encoding.compression == "gzip"
+    if batch_config.encoding.format == "jsonl":
+        return rows.json_files(batch_config.batch_size, gzip=gzip)
+    return rows.parquet_files(batch_config.batch_size, ", COMPRESSION gzip" if gzip else "")

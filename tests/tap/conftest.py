@@ -17,10 +17,13 @@ from urllib.parse import unquote, urlparse
 
 import duckdb
 import pytest
+from piano_engage_sandbox.testing import serving
 from tap_piano.tap import TapPiano
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from piano_engage_sandbox.server import Server
 
 COMMAND = Path(sys.executable).with_name("tap-piano")
 SAMPLE = Path(__file__).parents[2] / "samples" / "subscription-log-day-1.csv"
@@ -302,3 +305,49 @@ def sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
         return Run(0, out, log, tmp_path / "tmp", tmp_path / "rejects")
 
     return run
+
+
+def settings_for(server: Server, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Give the settings with which the tap reads from a sandbox, without waiting between attempts."""
+    lines = server.environment()
+    return {
+        "aid": lines["TAP_PIANO_AID"],
+        "api_token": lines["TAP_PIANO_API_TOKEN"],
+        "api_url": lines["TAP_PIANO_API_URL"],
+        "reports_url": lines["TAP_PIANO_REPORTS_URL"],
+        "timezone": lines["TAP_PIANO_TIMEZONE"],
+        "requests_per_second": 0,
+        "retry_wait": 0,
+        "export_poll": 0.02,
+        **settings,
+    }
+
+
+@pytest.fixture
+def piano() -> Iterator[Server]:
+    """A sandbox with 200 subscriptions and a clock that stands still."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(piano: Server) -> dict[str, Any]:
+    """The settings with which the tap reads from `piano`."""
+    return settings_for(piano)
+
+
+def only(*streams: str) -> dict[str, Any]:
+    """Make a catalog that selects some streams, with what is selected in them by default."""
+    found = TapPiano(config={"aid": "any", "api_token": "any", "api_url": "http://127.0.0.1:1"}, setup_mapper=False)
+    catalog = json.loads(found.catalog_json_text)
+    for stream in catalog["streams"]:
+        for entry in stream["metadata"]:
+            if not entry["breadcrumb"]:
+                entry["metadata"]["selected"] = stream["tap_stream_id"] in streams
+    return dict(catalog)
+
+
+@pytest.fixture
+def select() -> Callable[..., dict[str, Any]]:
+    """The maker of catalogs: `select("terms")`."""
+    return only

@@ -49,6 +49,8 @@ def as_yaml(schema: dict[str, Any], indent: str) -> str:
         lines.append(f"- name: {name}")
         if kind(entry):
             lines.append(f"  kind: {kind(entry)}")
+        if entry.get("secret"):
+            lines.append("  sensitive: true")
         lines.append(f"  label: {json.dumps(entry.get('title', name))}")
         lines.append(f"  description: {json.dumps(entry['description'], ensure_ascii=False)}")
     return "".join(f"{indent}{line}\n" for line in lines)

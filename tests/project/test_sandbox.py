@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,9 +51,7 @@ class Newcomer:
             "MELTANO_SYS_DIR_ROOT": str(folder / "system"),
             "MELTANO_DATABASE_URI": f"sqlite:///{folder / 'meltano.db'}",
             "NO_COLOR": "1",
-            "SANDBOX_EXPORT_PATH": str(folder / "export.csv"),
             "SANDBOX_UPLOAD_PATH": ingest,
-            "TAP_PIANO_EXPORT_PATH": str(folder / "export.csv"),
             "TAP_PIANO_REJECTS_PATH": str(folder / "rejects"),
             "TARGET_RECURLY_ENGAGE_LEDGER": str(folder / "ledger.duckdb"),
             "TARGET_RECURLY_ENGAGE_OUTPUT_PATH": ingest,
@@ -61,6 +61,25 @@ class Newcomer:
         command = [BIN / "meltano", "--environment=sandbox", "run", "--no-install", "sandbox"]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def exported(self) -> list[dict[str, str]]:
+        """The subscription log as the Reports API gives it now."""
+        base = self.lines["TAP_PIANO_REPORTS_URL"] + "/export"
+        query = {"aid": self.lines["TAP_PIANO_AID"], "api_token": self.lines["TAP_PIANO_API_TOKEN"]}
+
+        def ask(route: str, **more: str) -> Any:  # noqa: ANN401 - JSON
+            url = f"{base}/{route}?{urllib.parse.urlencode(query | more)}"
+            with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - localhost
+                return json.load(answer)
+
+        # Of the same groups an export of the tap may be at hand already, and nothing has changed since.
+        job = ask("schedule/vx/subscriptionLog", attribute_groups="DEFAULT,MODIFY_TIME")
+        while (status := ask("status", export_id=job["export_id"])["job_status"]) != "FINISHED":
+            assert status in {"CREATED", "IN_PROGRESS"}
+            time.sleep(0.02)
+        link = ask("download/url", export_id=job["export_id"])["url"]
+        with urllib.request.urlopen(link, timeout=30) as answer:  # noqa: S310 - localhost
+            return list(csv.DictReader(io.StringIO(answer.read().decode(), newline="")))
 
     def control(self, path: str, content: object = None) -> Any:  # noqa: ANN401 - JSON
         """Ask the control endpoint, or tell it something."""
@@ -112,7 +131,7 @@ def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_
     newcomer.run()
     newcomer.control("clock", {"advance": "1m"})
     (first,) = newcomer.files_read(1)
-    exported = rows(newcomer.folder / "export.csv")
+    exported = newcomer.exported()
     assert first["users"] == len({row["User ID (UID)"] for row in exported})
     reader = next(row for row in exported if row["Subscription status"] == "Active")
     own = {row["Subscription ID"] for row in exported if row["User ID (UID)"] == reader["User ID (UID)"]}
@@ -125,7 +144,7 @@ def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_
     newcomer.control("clock", {"advance": "1m"})
     _, second = newcomer.files_read(2)
     assert 0 < second["users"] < first["users"] / 5
-    later = {row["Subscription ID"]: row for row in rows(newcomer.folder / "export.csv")}
+    later = {row["Subscription ID"]: row for row in newcomer.exported()}
     changed = [
         row["user_id"]
         for file in newcomer.folder.glob("ingest/*.csv")
@@ -146,8 +165,8 @@ def test_settings_of_the_utility_are_the_options_of_the_command() -> None:
     project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
     (utility,) = project["plugins"]["utilities"]
     options = set(vars(serve.parser().parse_args(["serve"]))) - {"command"}
-    assert {setting["name"] for setting in utility["settings"]} == options | {"export_path", "upload_path"}
-    assert set(utility["commands"]) == {"serve", "export", "upload"}
+    assert {setting["name"] for setting in utility["settings"]} == options | {"upload_path"}
+    assert set(utility["commands"]) == {"serve", "upload"}
 
 
 def test_the_environment_keeps_apart_what_the_others_keep() -> None:

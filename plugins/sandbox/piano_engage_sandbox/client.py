@@ -1,7 +1,6 @@
-"""Two small clients, so that the pair can be tried against the sandbox over HTTP.
+"""A small client, so that the pair can be tried against the sandbox: `upload` puts CSVs into Engage's ingest folder.
 
-`export` takes the subscription log from the Reports API; `upload` puts CSVs into Engage's ingest folder. They read the
-lines that `sandbox serve` prints from the environment, and would work with the vendors themselves.
+It reads the lines that `sandbox serve` prints from the environment, and would work with the vendor itself.
 """
 
 from __future__ import annotations
@@ -9,22 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-GROUPS: Final = ("DEFAULT", "RENEWABLE_GIFT", "USER", "PAYMENT", "UPGRADES", "AUTORENEW", "MODIFY_TIME")
-BAD: Final = frozenset({"INTERNAL_ERROR", "REMOVED", "FAILED"})
-"""States of a job that never end well (reference sheet of Piano, 2.3)."""
-POLL_SECONDS: Final = 0.5
-WAIT_SECONDS: Final = 7200.0
-TIMEOUT: Final = 60.0
 S3_NAMES: Final = ("S3_BUCKET", "S3_PREFIX", "S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 REMEMBERED: Final = ".uploaded.json"
 """File beside the CSVs that says which of them were uploaded."""
@@ -41,69 +30,6 @@ def wanted(environment: Mapping[str, str], *names: str) -> list[str]:
             msg = f"{name} is not set; paste the lines that `sandbox serve` prints into .env"
             raise ClientError(msg)
     return [environment[name] for name in names]
-
-
-def export(output: str | None, environment: Mapping[str, str]) -> int:
-    """Write the complete subscription log to a file: schedule, poll, link, download. Raises ClientError."""
-    (path,) = [output] if output else wanted(environment, "SANDBOX_EXPORT_PATH")
-    aid, token, base = wanted(environment, "TAP_PIANO_AID", "TAP_PIANO_API_TOKEN", "TAP_PIANO_REPORTS_URL")
-
-    def call(method: str, route: str, **query: str | Sequence[str]) -> dict[str, Any]:
-        pairs = urllib.parse.urlencode({"aid": aid, "api_token": token, **query}, doseq=True)
-        answer = json.loads(_fetch(f"{base}{route}?{pairs}", method, route))
-        return dict(answer.get("export") or answer.get("data") or answer)
-
-    job = call("POST", "/export/schedule/vx/subscriptionLog", attribute_groups=GROUPS)
-    number, deadline = str(job.get("export_id")), time.monotonic() + WAIT_SECONDS
-    while job.get("job_status") != "FINISHED":
-        if job.get("job_status") in BAD or time.monotonic() > deadline:
-            msg = f"export {number} ended as {job.get('job_status')}: {job.get('error_text', 'no reason given')}"
-            raise ClientError(msg)
-        time.sleep(POLL_SECONDS)
-        job = call("GET", "/export/status", export_id=number)
-    size = _download(str(call("GET", "/export/download/url", export_id=number)["url"]), Path(path))
-    sys.stderr.write(f"sandbox: exported {size:,} bytes to {path}\n")
-    return 0
-
-
-def _fetch(url: str, method: str, route: str) -> bytes:
-    """Call and give the body; errors name the route and never the query, which has the token in it."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=TIMEOUT) as answer:  # noqa: S310 - the user's own
-            return bytes(answer.read())
-    except urllib.error.HTTPError as e:
-        msg = f"{method} {route} answered {e.code}"
-        e.close()
-        raise ClientError(msg) from None
-    except OSError as e:
-        msg = f"{method} {route} failed: {getattr(e, 'reason', e)}; is the sandbox serving?"
-        raise ClientError(msg) from None
-
-
-def _download(url: str, path: Path) -> int:
-    """Write a link's bytes to a file that appears once it is whole; returns its size."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:  # noqa: S310 - the vendor's own
-            length = answer.headers.get("Content-Length")
-            while piece := answer.read(1 << 20):
-                file.write(piece)
-            size = file.tell()
-        if length is not None and int(length) != size:
-            msg = f"the download broke off after {size} of {length} bytes; export again"
-            raise ClientError(msg)
-        part.replace(path)
-    except urllib.error.HTTPError as e:
-        e.close()
-        msg = f"the download link answered {e.code}"
-        raise ClientError(msg) from None
-    except OSError as e:
-        msg = f"the download failed: {getattr(e, 'reason', e)}"
-        raise ClientError(msg) from None
-    finally:
-        part.unlink(missing_ok=True)
-    return size
 
 
 def upload(paths: Sequence[str], environment: Mapping[str, str]) -> int:

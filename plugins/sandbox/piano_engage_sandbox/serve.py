@@ -41,8 +41,6 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve both vendors until Ctrl-C")
     _add_serve(serve)
-    export = commands.add_parser("export", help="export the subscription log through the Reports API")
-    export.add_argument("--output", metavar="FILE", help="file to write (default: SANDBOX_EXPORT_PATH)")
     upload = commands.add_parser("upload", help="put CSVs into Engage's S3 ingest folder, each of them once")
     upload.add_argument("paths", nargs="*", metavar="PATH", help="files or folders (default: SANDBOX_UPLOAD_PATH)")
     return p
@@ -121,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p = parser()
     chosen = p.parse_args(given)
     try:
-        if chosen.command == "export":
-            return client.export(chosen.output, os.environ)
         if chosen.command == "upload":
             return client.upload(chosen.paths, os.environ)
         return _serve(chosen)

@@ -42,7 +42,7 @@ ENVELOPE: Final = frozenset(
 SMALL_PAGE: Final = 100
 """Piano's own default, asked for when a larger page is refused."""
 
-PASSES: Final = 5
+PASSES: Final = 12
 """How often a list that moves is read before the run gives up."""
 
 

@@ -217,14 +217,14 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def transport_of(config: Mapping[str, Any], logger: logging.Logger, stopping: Stopping | None = None) -> Transport:
-    """Make what sends requests."""
+    """Make what sends requests; numbers of a configuration file come as decimals."""
     patience = Patience(
-        timeout=config["request_timeout"],
+        timeout=float(config["request_timeout"]),
         attempts=config["retry_attempts"],
-        wait=config["retry_wait"],
-        total=config["retry_seconds"],
+        wait=float(config["retry_wait"]),
+        total=float(config["retry_seconds"]),
     )
-    return Transport(patience=patience, rate=config["requests_per_second"], logger=logger, stopping=stopping)
+    return Transport(patience=patience, rate=float(config["requests_per_second"]), logger=logger, stopping=stopping)
 
 
 def client_of(config: Mapping[str, Any], transport: Transport, logger: logging.Logger) -> PianoClient:

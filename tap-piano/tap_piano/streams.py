@@ -18,7 +18,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from piano_engage_common.stops import AccessRefused
+from piano_engage_common.stops import AccessRefused, RunStopped
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
@@ -226,7 +226,7 @@ class ApiStream(PianoStream):
         """Write RECORD messages a chunk at a time, with a STATE after each."""
         with self.get_record_counter() as counter, self.get_sync_timer():
             before = f'{{"type":"RECORD","stream":{json.dumps(self.name)},"record":'.encode()
-            for chunk in filter(None, self._read()):
+            for chunk in self._told_before_it_ends(filter(None, self._read())):
                 extra = {"time_extracted": datetime.now(tz=UTC).isoformat()}
                 version = f',"version":{self._snapshot}' if self._snapshot is not None else ""
                 after = f',"time_extracted":"{extra["time_extracted"]}"{version}}}\n'.encode()
@@ -234,6 +234,14 @@ class ApiStream(PianoStream):
                 for _ in chunk:
                     counter.increment()
                 self._write_state_message()
+
+    def _told_before_it_ends(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Hand on *chunks*; when Piano lets us down, tell first how far all is well."""
+        try:
+            yield from chunks
+        except RunStopped:
+            self._write_state_message()
+            raise
 
 
 class Dimension(ApiStream):
@@ -416,7 +424,7 @@ class PromoCodes(ApiStream):
     def _is_due(self, before: dict[str, Any] | None, mark: str, now: int) -> bool:
         if before is None or before.get("mark") != mark:
             return True
-        return bool(now - int(before.get("listed", 0)) >= self.config["promo_code_refresh_days"] * DAY)
+        return bool(now - int(before.get("listed", 0)) >= float(self.config["promo_code_refresh_days"]) * DAY)
 
     def _ahead(
         self, promotion_ids: Iterable[str], make: Callable[[str], Chunk | None]

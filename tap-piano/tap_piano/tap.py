@@ -87,8 +87,8 @@ class TapPiano(Tap):
             aid=self.config["aid"],
             token=self.config["api_token"],
             token_in=self.config["reports_token_in"],
-            wait=self.config["export_wait"],
-            poll=self.config["export_poll"],
+            wait=float(self.config["export_wait"]),
+            poll=float(self.config["export_poll"]),
         )
         return ExportJob(self.transport, options, progress=Progress(self.logger), logger=self.logger)
 

@@ -14,17 +14,14 @@ if TYPE_CHECKING:
     from piano_engage_sandbox.server import Server
 
 
-S3_LINES = [f"TARGET_RECURLY_ENGAGE_{name}" for name in client.S3_NAMES]
-
-
 def files(server: Server) -> list[str]:
     """Names of the files that reached the ingest folder."""
     return [file["key"].rpartition("/")[2] for file in server.control("GET", "engage")["files"]]
 
 
-def test_a_missing_variable_is_named() -> None:
+def test_a_missing_variable_is_named(sandbox_s3: Server) -> None:
     with pytest.raises(ClientError, match="SANDBOX_UPLOAD_PATH is not set"):
-        client.upload([], dict.fromkeys(S3_LINES, "x"))
+        client.upload([], sandbox_s3.environment())
     with pytest.raises(ClientError, match="TARGET_RECURLY_ENGAGE_S3_BUCKET is not set"):
         client.upload(["x.csv"], {})
 

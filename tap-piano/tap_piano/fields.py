@@ -29,10 +29,11 @@ class Type(StrEnum):
     NUMBER = "number"
     INTEGER = "integer"
     TEXTS = "texts"
-    JSON = "json"
+    OBJECT = "object"
+    LIST = "list"
 
 
-TEXT, MOMENT, BOOLEAN, NUMBER, INTEGER, TEXTS, JSON = Type
+TEXT, MOMENT, BOOLEAN, NUMBER, INTEGER, TEXTS, OBJECT, LIST = Type
 
 UNKNOWN_FIELDS: Final = "unknown_fields"
 """Property that keeps what Piano sends and this tap does not know, or does not find to be what it should be."""
@@ -109,8 +110,16 @@ def _texts(value: object) -> list[str]:
     raise ValueError
 
 
-def _json(value: object) -> object:
-    return value
+def _object(value: object) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise ValueError
+
+
+def _list(value: object) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise ValueError
 
 
 CONVERSIONS: Final[dict[Type, Callable[[object], Any]]] = {
@@ -120,9 +129,9 @@ CONVERSIONS: Final[dict[Type, Callable[[object], Any]]] = {
     NUMBER: _number,
     INTEGER: _integer,
     TEXTS: _texts,
-    JSON: _json,
+    OBJECT: _object,
+    LIST: _list,
 }
-_ANYTHING: Final = th.CustomType({"type": ["null", "object", "array", "string", "number", "boolean"]})
 _SCHEMAS: Final[dict[Type, th.JSONTypeHelper[Any]]] = {
     TEXT: th.StringType(),
     MOMENT: th.DateTimeType(),
@@ -130,7 +139,8 @@ _SCHEMAS: Final[dict[Type, th.JSONTypeHelper[Any]]] = {
     NUMBER: th.NumberType(),
     INTEGER: th.IntegerType(),
     TEXTS: th.ArrayType(th.StringType()),
-    JSON: _ANYTHING,
+    OBJECT: th.ObjectType(additional_properties=True),
+    LIST: th.CustomType({"type": ["array", "null"], "items": {}}),
 }
 
 
@@ -143,7 +153,7 @@ def schema_of(fields: Iterable[Field]) -> dict[str, Any]:
     known = th.Property(
         UNKNOWN_FIELDS,
         th.ObjectType(additional_properties=True),
-        description="What Piano sends and this tap does not know, under Piano's names; absent when there is nothing.",
+        description="What Piano sends and this tap does not know, under Piano's names; null when there is nothing.",
     )
     return th.PropertiesList(*properties, known).to_dict()
 
@@ -192,8 +202,7 @@ class Reader:
                 self.misfits[name] = self.misfits.get(name, 0) + 1
         if self._keep_unknown:
             unknown |= {key: value for key, value in item.items() if key not in self._known}
-            if unknown:
-                record[UNKNOWN_FIELDS] = unknown
+            record[UNKNOWN_FIELDS] = unknown or None
         return record
 
 
@@ -211,8 +220,12 @@ AID: Final = Field("aid", "Application id")
 _CREATED: Final = Field("create_date", "When it was made", type=MOMENT)
 _UPDATED: Final = Field("update_date", "When the publisher last changed it", type=MOMENT)
 _MADE_BY: Final = (
-    Field("create_by", "Who made it", type=JSON, personal=True),
-    Field("update_by", "Who last changed it", type=JSON, personal=True),
+    Field("create_by", "Who made it", personal=True),
+    Field("update_by", "Who last changed it", personal=True),
+)
+_MADE_BY_USER: Final = (
+    Field("create_by", "Who made it", type=OBJECT, personal=True),
+    Field("update_by", "Who last changed it", type=OBJECT, personal=True),
 )
 _DELETED: Final = Field("deleted", "Whether it was deleted", type=BOOLEAN)
 
@@ -232,7 +245,7 @@ TERMS: Final = (
     Field("term_billing_descriptor", "What stands on the reader's bank statement"),
     Field("payment_billing_plan", "Billing plan in Piano's notation"),
     Field("payment_billing_plan_description", "Billing plan in words"),
-    Field("payment_billing_plan_table", "Billing plan as rows; truth values stand there as text", type=JSON),
+    Field("payment_billing_plan_table", "Billing plan as rows; truth values stand there as text", type=LIST),
     Field("payment_allow_renew_days", "Days before the end from which it may be renewed", type=INTEGER),
     Field("payment_force_auto_renew", "Whether it always renews itself", type=BOOLEAN),
     Field("payment_is_custom_price_available", "Whether the reader may name a price", type=BOOLEAN),
@@ -246,7 +259,7 @@ TERMS: Final = (
     Field("payment_currency", "Currency, ISO 4217"),
     Field("currency_symbol", "Sign of the currency"),
     Field("payment_first_price", "First price that is charged", type=NUMBER),
-    Field("schedule", "Schedule of issues", type=JSON),
+    Field("schedule", "Schedule of issues", type=OBJECT),
     Field("schedule_billing", "How the schedule is billed"),
     Field("custom_require_user", "Custom terms: whether a reader must have signed in", type=BOOLEAN),
     Field("custom_default_access_period", "Custom terms: seconds of access", type=INTEGER),
@@ -256,13 +269,13 @@ TERMS: Final = (
     Field("external_api_id", "External terms: id of the API"),
     Field("external_api_name", "External terms: name of the API"),
     Field("external_api_source", "External terms: number of the API's kind", type=INTEGER),
-    Field("external_api_form_fields", "External terms: fields of the form", type=JSON),
+    Field("external_api_form_fields", "External terms: fields of the form", type=LIST),
     Field("evt_verification_period", "External terms: seconds between verifications", type=INTEGER),
     Field("evt_grace_period", "External terms: days of grace", type=INTEGER),
     Field("collect_address", "Whether an address is asked for", type=BOOLEAN),
-    Field("delivery_zone", "Delivery zones", type=JSON),
-    Field("default_country", "Default country", type=JSON),
-    Field("vouchering_policy", "Vouchers", type=JSON),
+    Field("delivery_zone", "Delivery zones", type=LIST),
+    Field("default_country", "Default country", type=OBJECT),
+    Field("vouchering_policy", "Vouchers", type=OBJECT),
     Field("billing_config", "How dynamic terms are billed"),
     Field("billing_configuration", "Access periods of a dynamic term, JSON as text"),
     Field("collect_shipping_address", "Whether a shipping address is asked for", type=BOOLEAN),
@@ -275,7 +288,7 @@ TERMS: Final = (
     Field("external_term_id", "Linked terms: id elsewhere"),
     Field("external_product_ids", "Linked terms: products elsewhere"),
     Field("subscription_management_url", "Linked terms: where the reader manages the subscription"),
-    Field("custom_data", "Custom data", type=JSON),
+    Field("custom_data", "Custom data", type=OBJECT),
     Field("allow_start_in_future", "Whether it may begin later", type=BOOLEAN),
     Field("maximum_days_in_advance", "How many days later at most", type=INTEGER),
     Field("allow_renewable_gifting", "Whether gifts may renew", type=BOOLEAN),
@@ -314,8 +327,8 @@ TERM_CHANGE_OPTIONS: Final = (
     Field("include_trial", "Whether the new term's trial is included", type=BOOLEAN),
     Field("shared_account_count", "Accounts that may share the new term", type=INTEGER),
     Field("collect_address", "Whether an address is asked for", type=BOOLEAN),
-    Field("upgrade_offers", "Offers that show the option", type=JSON),
-    Field("advanced_options", "Further options", type=JSON),
+    Field("upgrade_offers", "Offers that show the option", type=LIST),
+    Field("advanced_options", "Further options", type=OBJECT),
 )
 
 PROMOTIONS: Final = (
@@ -334,7 +347,7 @@ PROMOTIONS: Final = (
     Field("discount_amount", "Fixed discount in the main currency", type=NUMBER),
     Field("discount_currency", "Currency of that discount"),
     Field("percentage_discount", "Discount in percent", type=NUMBER),
-    Field("fixed_discount_list", "Fixed discounts by currency", type=JSON),
+    Field("fixed_discount_list", "Fixed discounts by currency", type=LIST),
     Field("never_allow_zero", "Whether the price never becomes zero", type=BOOLEAN),
     Field("term_dependency_type", "Which terms it is for: `all`, `include` or `unlocked`"),
     Field("start_date", "When it begins", type=MOMENT),
@@ -366,7 +379,7 @@ PROMO_CODES: Final = (
     _UPDATED,
     _DELETED,
     Field("assigned_email", "Address it was given to", personal=True),
-    Field("claimed_user", "Reader who used it, with name and address", type=JSON, personal=True),
+    Field("claimed_user", "Reader who used it, with name and address", type=OBJECT, personal=True),
     *_MADE_BY,
 )
 
@@ -401,7 +414,7 @@ OFFERS: Final = (
     _DELETED,
     _CREATED,
     _UPDATED,
-    *_MADE_BY,
+    *_MADE_BY_USER,
 )
 
 SUBSCRIPTIONS: Final = (
@@ -443,8 +456,8 @@ SUBSCRIPTIONS: Final = (
     Field("last_name", "Last name", source="user.last_name", personal=True),
     Field("payment_source", "Means of payment", source="payment_method", personal=True),
     Field("user_payment_info_id", "Id of the means of payment", personal=True),
-    Field("user_address", "Address", type=JSON, personal=True),
-    Field("shared_accounts", "Accounts that share it", type=JSON, personal=True),
+    Field("user_address", "Address", type=OBJECT, personal=True),
+    Field("shared_accounts", "Accounts that share it", type=LIST, personal=True),
     Field("psc_subscriber_number", "PSC subscriber number", personal=True),
     Field("cds_account_number", "CDS account number", personal=True),
     Field("upi_ext_customer_id", "Customer id of the payment provider", personal=True),

@@ -1,0 +1,25 @@
+"""The SDK's standard tests for all streams, against the sandbox.
+
+All of the suites "tap", "tap_stream" and "tap_stream_attribute" apply. The classes are made at import and want the
+address then, so the sandbox of this module starts with it and stays as long as the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+
+from piano_engage_sandbox.testing import serving
+from singer_sdk.testing import SuiteConfig, get_tap_test_class
+from tap_piano.tap import TapPiano
+
+from tests.tap.conftest import settings_for
+
+_SERVING = serving(rows=60)
+_SERVER = _SERVING.__enter__()
+atexit.register(_SERVING.__exit__, None, None, None)
+
+TestStandardOverTheApis = get_tap_test_class(
+    TapPiano,
+    config=settings_for(_SERVER),
+    suite_config=SuiteConfig(max_records_limit=None),
+)

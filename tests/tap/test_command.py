@@ -8,8 +8,10 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from tap_piano.tap import TapPiano
+from tap_piano.workdir import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,3 +145,20 @@ def test_run_folders_of_the_dead_are_swept_and_those_of_the_living_stay(sample: 
         (root / name / "rows.parquet").write_bytes(b"x")
     assert tap(sample).code == 0
     assert {key for key, name in folders.items() if (root / name).exists()} == {"parent lives", "tap lives", "not ours"}
+
+
+def test_folders_of_a_zombie_and_of_a_number_used_again_are_swept(tmp_path: Path) -> None:
+    zombie = subprocess.Popen(["true"])
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    now, living, hour = time.time_ns(), os.getpid(), 3600 * 10**9
+    left = {
+        "zombie": f"tap-piano-{zombie.pid}-{zombie.pid}-{now}",
+        "older than this process": f"tap-piano-{living}-{living}-{now - hour * 20}",
+        "of this process": f"tap-piano-{living}-{living}-{now}",
+    }
+    for name in left.values():
+        (tmp_path / name).mkdir()
+    swept = RunFolder(tmp_path).swept
+    zombie.wait()
+    assert {path.name for path in swept} == {left["zombie"], left["older than this process"]}

@@ -9,10 +9,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from piano_engage_sandbox.testing import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "samples" / "subscription-log-day-1.csv"
 ROWS = 2000
+STREAMS = 8
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("other targets")]
 
@@ -77,6 +79,64 @@ def test_target_duckdb_loads_all_rows(messages: bytes, tmp_path: Path) -> None:
     assert loaded == sorted(
         (key, row["user_id"], row["term_name"], row["auto_renew"], row["total_charged"], _epoch(row["create_date"]))
         for key, row in expected(messages).items()
+    )
+
+
+@pytest.fixture(scope="module")
+def over_the_apis(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What the tap says of all its streams against the sandbox."""
+    folder = tmp_path_factory.mktemp("tap-api")
+    config = folder / "tap.json"
+    with serving(rows=100) as server:
+        lines = server.environment()
+        settings = {name: lines[f"TAP_PIANO_{name.upper()}"] for name in ("aid", "api_token", "api_url", "reports_url")}
+        config.write_text(json.dumps({**settings, "requests_per_second": 0, "rejects_path": str(folder)}))
+        tap = Path(sys.executable).with_name("tap-piano")
+        return subprocess.run([tap, "--config", str(config)], check=True, capture_output=True).stdout
+
+
+def by_stream(messages: bytes) -> dict[str, list[dict[str, object]]]:
+    """The records by their stream."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for line in map(json.loads, messages.splitlines()):
+        if line["type"] == "RECORD":
+            found.setdefault(line["stream"], []).append(line["record"])
+    assert len(found) == STREAMS
+    return found
+
+
+def test_target_jsonl_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_path: Path) -> None:
+    programs = install(tmp_path / "venv", "target-jsonl==0.1.4")
+    output = tmp_path / "out"
+    output.mkdir()
+    load(programs / "target-jsonl", {"destination_path": str(output)}, over_the_apis, tmp_path)
+    loaded = {
+        next(
+            stream for stream in sorted(by_stream(over_the_apis), key=len, reverse=True) if file.name.startswith(stream)
+        ): [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in output.iterdir()
+    }
+    assert loaded == by_stream(over_the_apis)
+
+
+def test_target_duckdb_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_path: Path) -> None:
+    programs = install(tmp_path / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+    database = tmp_path / "loaded.duckdb"
+    config = {"filepath": str(database), "default_target_schema": "main"}
+    load(programs / "target-duckdb", config, over_the_apis, tmp_path)
+    expected_rows = by_stream(over_the_apis)
+    query = (
+        "import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True); "
+        "print(json.dumps({t: c.sql(f'select count(*) from main.{t}').fetchall()[0][0] for t in sys.argv[2:]})); "
+        "print(json.dumps(c.sql('select promotion_id, promotion_name, uses from main.promotions').fetchall()))"
+    )
+    done = subprocess.run(
+        [programs / "python", "-c", query, database, *expected_rows], check=True, capture_output=True, text=True
+    )
+    counts, promotions = map(json.loads, done.stdout.splitlines())
+    assert counts == {stream: len(rows) for stream, rows in expected_rows.items()}
+    assert sorted(map(tuple, promotions)) == sorted(
+        (row["promotion_id"], row["promotion_name"], row["uses"]) for row in expected_rows["promotions"]
     )
 
 

@@ -151,17 +151,19 @@ def promo_codes(folder: Path) -> None:
     with serving(rows=100) as server:
         over = settings(server, requests_per_second=0, page_size=1000)
         tap(folder, ("promo_codes",), **over)  # the sandbox makes the codes at first use
-        server.control("POST", "faults", {"part": "publisher", "latency": LATENCY})
         server.control("POST", "reset", {})
+        server.control("POST", "faults", {"part": "publisher", "latency": LATENCY})
         for concurrency in (4, 8):
             before = len(server.control("GET", "requests"))
             run = tap(folder, ("promo_codes", "promotions"), **over, concurrency=concurrency)
-            asked = len(server.control("GET", "requests")) - before
+            answered = server.control("GET", "requests")[before:]
             took = run.seconds("Beginning sync of 'promo_codes'", "promotions: ")
-            bound = asked * LATENCY / concurrency
+            each = statistics.mean(one["ms"] for one in answered) / 1000
+            bounds = [len(answered) * seconds / concurrency for seconds in (LATENCY, each)]
             print(
-                f"codes   first run, concurrency {concurrency}: {asked} requests in {took:.2f} s, {took / bound:.2f} x "
-                f"requests x latency / concurrency",
+                f"codes   first run, concurrency {concurrency}: {len(answered)} requests in {took:.2f} s, "
+                f"{took / bounds[0]:.2f} x requests x {LATENCY:g} s / concurrency; {took / bounds[1]:.2f} x with the "
+                f"{each:.3f} s that the sandbox took",
                 flush=True,
             )
         states = [

@@ -150,7 +150,7 @@ SETTINGS: Final = th.PropertiesList(
         th.IntegerType(minimum=1, maximum=32),
         default=4,
         title="Concurrency",
-        description="Promotions whose codes are listed at the same time.",
+        description="Requests in flight at the same time, while promo codes are listed.",
     ),
     th.Property(
         "request_timeout",
@@ -224,7 +224,13 @@ def transport_of(config: Mapping[str, Any], logger: logging.Logger, stopping: St
         wait=float(config["retry_wait"]),
         total=float(config["retry_seconds"]),
     )
-    return Transport(patience=patience, rate=float(config["requests_per_second"]), logger=logger, stopping=stopping)
+    return Transport(
+        patience=patience,
+        rate=float(config["requests_per_second"]),
+        logger=logger,
+        stopping=stopping,
+        at_once=int(config["concurrency"]),
+    )
 
 
 def client_of(config: Mapping[str, Any], transport: Transport, logger: logging.Logger) -> PianoClient:

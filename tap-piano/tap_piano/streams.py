@@ -430,7 +430,7 @@ class PromoCodes(ApiStream):
         self, promotion_ids: Iterable[str], make: Callable[[str], Chunk | None]
     ) -> Iterator[tuple[str, Chunk | None]]:
         """List several promotions at once, as many as ``concurrency`` says, and yield them in order."""
-        workers = self.config["concurrency"]
+        workers = int(self.config["concurrency"]) * 2  # half of them ask, half make records of what came
         pool = ThreadPoolExecutor(workers)
         try:
             waiting: Iterator[tuple[str, Future[Chunk | None]]] = (

@@ -111,10 +111,17 @@ class Transport:
         rate: requests a second over all threads, retries included; 0 is no limit.
         logger: told of each attempt that has to be repeated.
         stopping: ends all waiting when the run ends.
+        at_once: short requests in flight at a time; what is made of an answer does not count.
     """
 
     def __init__(
-        self, *, patience: Patience, rate: float, logger: logging.Logger, stopping: Stopping | None = None
+        self,
+        *,
+        patience: Patience,
+        rate: float,
+        logger: logging.Logger,
+        stopping: Stopping | None = None,
+        at_once: int = 1,
     ) -> None:
         """Begin without a connection."""
         self.patience = patience
@@ -122,6 +129,7 @@ class Transport:
         self._pace = Pace(rate, wait=self.stopping.wait)
         self._logger = logger
         self._sessions = threading.local()
+        self._slots = threading.BoundedSemaphore(at_once)
         conceal_queries()
 
     def once(
@@ -143,8 +151,9 @@ class Transport:
         Raises:
             TryAgain: the answer did not come, did not end, or was no JSON.
         """
-        with self.open(method, url, params=params, headers=headers) as response:
-            return _answer(response, self._body(response))
+        with self._slots, self.open(method, url, params=params, headers=headers) as response:
+            body = self._body(response)
+        return _answer(response, body)
 
     def retrying(self, label: str, attempt: Callable[[], T]) -> T:
         """Call *attempt* until it raises :class:`TryAgain` no more.

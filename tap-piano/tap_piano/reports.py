@@ -348,7 +348,7 @@ class Download:
         headers = {"Accept-Encoding": "identity"}
         if self._have and self._tag:
             headers |= {"Range": f"bytes={self._have}-", "If-Range": self._tag}
-        with self._job.transport.open("GET", self._link, headers=headers) as response:
+        with self._job.transport.open("GET", self._link, headers=headers, follow=True) as response:
             self._check_status(response)
             self._begin(response)
             self._read(response)

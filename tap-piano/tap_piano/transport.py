@@ -200,8 +200,16 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        follow: bool = False,
     ) -> Iterator[requests.Response]:
         """Send a request once, and give its answer with the body still to be read.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            url: without a query, or a link as it was given.
+            params: of the query.
+            headers: such as the one with the token.
+            follow: go where a redirection points; only for requests that carry no token, for it would go there too.
 
         Raises:
             TryAgain: the connection broke, now or while the body is read in the ``with`` block, or the server asks
@@ -210,7 +218,13 @@ class Transport:
         self._pace.keep()
         with _broken_connections():
             response = self._session().request(
-                method, url, params=params, headers=headers, stream=True, timeout=self.patience.timeout
+                method,
+                url,
+                params=params,
+                headers=headers,
+                stream=True,
+                timeout=self.patience.timeout,
+                allow_redirects=follow,
             )
             with response:
                 if response.status_code in AGAIN:
@@ -229,7 +243,8 @@ class Transport:
         """Read a short body; one that comes drop by drop shall not hold the run up for ever."""
         deadline = time.monotonic() + self.patience.timeout
         body = bytearray()
-        for chunk in response.iter_content(CHUNK_BYTES):
+        # read1() gives what is there; iter_content() would wait for a full chunk, and the deadline with it.
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
             body += chunk
             if time.monotonic() > deadline or len(body) > MAX_ANSWER_BYTES:
                 msg = f"did not end within {self.patience.timeout:g} s"
@@ -266,8 +281,11 @@ def _broken_connections() -> Iterator[None]:
     except requests.exceptions.SSLError as e:
         msg = "met a server whose certificate is not trusted (is there a proxy? set REQUESTS_CA_BUNDLE)"
         raise TryAgain(msg) from e
-    except requests.exceptions.Timeout as e:
+    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as e:
         msg = "was not answered in time"
+        raise TryAgain(msg) from e
+    except (requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError) as e:
+        msg = "was answered with a body that cannot be unpacked"
         raise TryAgain(msg) from e
     except (
         requests.exceptions.ConnectionError,
@@ -276,9 +294,6 @@ def _broken_connections() -> Iterator[None]:
         OSError,
     ) as e:
         msg = "lost its connection, or found none"
-        raise TryAgain(msg) from e
-    except requests.exceptions.ContentDecodingError as e:
-        msg = "was answered with a body that cannot be unpacked"
         raise TryAgain(msg) from e
 
 

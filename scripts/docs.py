@@ -25,7 +25,8 @@ BLOCK = re.compile(
     r"(?P<body>.*?)(?P<close>^ *(?:#|<!--) end)",
     re.DOTALL | re.MULTILINE,
 )
-KINDS = {"integer": "integer", "number": "decimal", "boolean": "boolean", "object": "object", "array": "array"}
+KINDS = {"integer": "integer", "boolean": "boolean", "object": "object", "array": "array"}
+"""Not "number": of a ``kind: decimal`` in the environment Meltano 4.4 makes what it cannot write to a file."""
 
 
 def settings(plugin: str) -> dict[str, Any]:

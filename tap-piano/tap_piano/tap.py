@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from piano_engage_common.given import typed
 from piano_engage_common.progress import Progress
 from piano_engage_common.stops import AccessRefused, exits
 from singer_sdk import Tap
@@ -47,6 +48,13 @@ class TapPiano(Tap):
     message_writer_class = Wire
 
     config_jsonschema: ClassVar[dict[str, Any]] = SETTINGS.to_dict()
+
+    @override
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        """As the SDK's; numbers that came as text, from the environment, are numbers before."""
+        self.append_builtin_config(self.config_jsonschema)
+        self._config = typed(self._config, self.config_jsonschema)
+        return super()._validate_config(raise_errors=raise_errors)
 
     @override
     def discover_streams(self) -> list[Stream]:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
+from piano_engage_common.given import typed
 from piano_engage_common.stops import ConfigRefused, InputRefused, RunStopped, exits, storage_errors
 from singer_sdk import Target
 from singer_sdk import typing as th
@@ -185,6 +186,13 @@ class TargetRecurlyEngage(Target):
         self._left_alone: set[str] = set()
         super().__init__(**kwargs)
         _check_settings(self.config)
+
+    @override
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        """As the SDK's; numbers that came as text, from the environment, are numbers before."""
+        self.append_builtin_config(self.config_jsonschema)
+        self._config = typed(self._config, self.config_jsonschema)
+        return super()._validate_config(raise_errors=raise_errors)
 
     @classmethod
     @override

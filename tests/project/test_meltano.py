@@ -117,6 +117,21 @@ def test_headers_are_what_engage_takes(project: Project) -> None:
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in header)
 
 
+def test_numbers_from_the_environment_are_taken(project: Project) -> None:
+    """Meltano 4.4 cannot hand on a `kind: decimal` that comes from the environment."""
+    done = project.run(
+        DAY_1,
+        TAP_PIANO_MAX_REJECT_FRACTION="0.25",
+        TAP_PIANO_REQUESTS_PER_SECOND="0.5",
+        TARGET_RECURLY_ENGAGE_BRAKE_MIN_ROWS_FRACTION="0.75",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(project.files) == 1
+    refused = project.run(DAY_1, TARGET_RECURLY_ENGAGE_BRAKE_MIN_ROWS_FRACTION="most")
+    assert refused.returncode == 1
+    assert "'most' is not of type 'number'" in refused.stdout + refused.stderr
+
+
 def test_selecting_everything_lets_no_personal_column_out(project: Project) -> None:
     """Meltano's own default is `*.*`; the setting `columns` stands above it."""
     done = project.run(DAY_1, TAP_PIANO__SELECT='["*.*"]')

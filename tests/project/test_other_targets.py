@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from piano_engage_sandbox.catalogue import ALL_TERMS
 from piano_engage_sandbox.testing import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +140,66 @@ def test_target_duckdb_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_p
     assert sorted(map(tuple, promotions)) == sorted(
         (row["promotion_id"], row["promotion_name"], row["uses"]) for row in expected_rows["promotions"]
     )
+
+
+LOADER = """
+project_id: another-project
+default_environment: dev
+environments: [{{name: dev}}]
+send_anonymous_usage_stats: false
+plugins:
+  extractors:
+    - name: tap-piano
+      namespace: tap_piano
+      executable: {tap}
+      capabilities: [catalog, discover, state]
+      settings:
+        - {{name: aid}}
+        - {{name: api_token, sensitive: true}}
+        - {{name: api_url}}
+        - {{name: reports_url}}
+        - {{name: requests_per_second}}
+        - {{name: rejects_path}}
+  loaders:
+    - name: target-duckdb
+      namespace: target_duckdb
+      executable: {target}
+      settings:
+        - {{name: filepath}}
+        - {{name: default_target_schema}}
+"""
+
+
+def test_meltano_runs_the_tap_with_target_duckdb_twice(tmp_path: Path) -> None:
+    programs = install(tmp_path / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+    project = tmp_path / "project"
+    project.mkdir()
+    tap, database = Path(sys.executable).with_name("tap-piano"), tmp_path / "loaded.duckdb"
+    (project / "meltano.yml").write_text(LOADER.format(tap=tap, target=programs / "target-duckdb"))
+    with serving(rows=100) as server:
+        environment = os.environ | {
+            **{name: value for name, value in server.environment().items() if name.startswith("TAP_PIANO_")},
+            "MELTANO_CLI_DISABLE_VERSION_CHECK": "1",
+            "NO_COLOR": "1",
+            "TAP_PIANO_REQUESTS_PER_SECOND": "0",
+            "TAP_PIANO_REJECTS_PATH": str(tmp_path / "rejects"),
+            "TARGET_DUCKDB_FILEPATH": str(database),
+            "TARGET_DUCKDB_DEFAULT_TARGET_SCHEMA": "main",
+        }
+        command = [Path(sys.executable).with_name("meltano"), "run", "--no-install", "tap-piano", "target-duckdb"]
+        asked = []
+        for _ in range(2):
+            done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            asked.append(sum("/promotion/code/list" in one["path"] for one in server.control("GET", "requests")))
+        assert asked[0] == asked[1] > 0, "the second run went on from the state of the first"
+    query = (
+        "import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True); "
+        "print(json.dumps([c.sql(f'select count(*), count(distinct {k}) from main.{t}').fetchall()[0] "
+        "for t, k in [('subscription_log', 'subscription_id'), ('terms', 'term_id')]]))"
+    )
+    done = subprocess.run([programs / "python", "-c", query, database], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [[100, 100], [len(ALL_TERMS), len(ALL_TERMS)]]
 
 
 def _epoch(stamp: object) -> int:

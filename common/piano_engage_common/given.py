@@ -1,0 +1,46 @@
+"""Settings as they are given, brought to the types that their JSON schema asks for.
+
+The environment and Meltano hand a number on as text (Meltano 4.4 cannot hand on a ``kind: decimal`` from the
+environment at all: it makes a Decimal of it, which its own JSON encoder refuses), and the SDK reads one from a file
+as a Decimal.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_KINDS = {"number": (int, float), "integer": (int,), "boolean": (bool,)}
+
+
+def typed(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Give settings whose numbers are numbers, and whose true and false are that.
+
+    Args:
+        config: settings by name.
+        schema: the JSON schema of the settings.
+
+    Returns:
+        The settings; what is not what the schema asks for stays as it is, for the validation to name.
+    """
+    properties = schema.get("properties", {})
+    return {name: _typed(value, properties.get(name, {})) for name, value in config.items()}
+
+
+def _typed(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    types = schema.get("type", ())
+    types = {types} if isinstance(types, str) else set(types)
+    if not isinstance(value, str) or "string" in types:
+        return value
+    wanted = tuple(kind for name in types for kind in _KINDS.get(name, ()))
+    try:
+        found = json.loads(value.lower() if bool in wanted else value)
+    except ValueError:
+        return value
+    return found if type(found) in wanted else value

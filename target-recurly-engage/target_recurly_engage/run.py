@@ -17,6 +17,7 @@ from piano_engage_common.stops import RunStopped, storage_errors
 
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.delivery.file import FileDelivery
+from target_recurly_engage.delivery.s3 import S3Delivery, bucket_of
 from target_recurly_engage.intake import Intake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.plan import make_plan, merge
@@ -26,6 +27,8 @@ from target_recurly_engage.traits import TRAITS, Trait, Wording
 if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
+
+    from target_recurly_engage.delivery.csvs import CsvDelivery
 
 
 class Run:
@@ -40,6 +43,7 @@ class Run:
 
     Raises:
         StorageFailed: the ledger cannot be used.
+        AccessRefused, ConfigRefused, Outage: nothing could be delivered.
     """
 
     def __init__(self, config: Mapping[str, Any], logger: logging.Logger) -> None:
@@ -63,10 +67,21 @@ class Run:
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
         self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
-        self._delivery = FileDelivery(self._ledger, Path(config["output_path"]), logger=logger, progress=self._progress)
-        self._delivery.settle()
+        try:
+            self._delivery = self._delivery_of(config)
+            self._delivery.check()
+            self._delivery.settle()
+        except BaseException:
+            self._ledger.close()
+            raise
         self._ledger.start_run(self.summary.run_id, started_at)
         self.intake = Intake(self._ledger)
+
+    def _delivery_of(self, config: Mapping[str, Any]) -> CsvDelivery:
+        if config["delivery"] == S3Delivery.channel:
+            return S3Delivery(self._ledger, bucket_of(config), logger=self._logger, progress=self._progress)
+        folder = Path(config["output_path"])
+        return FileDelivery(self._ledger, folder, logger=self._logger, progress=self._progress)
 
     def finish(self) -> None:
         """Turn the rows that came into traits and deliver those that changed.

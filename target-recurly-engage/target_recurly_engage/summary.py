@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import logging
     from pathlib import Path
 
-    from target_recurly_engage.delivery.file import Delivered
+    from target_recurly_engage.delivery.csvs import Delivered
     from target_recurly_engage.plan import Merge, Plan
 
 
@@ -67,7 +67,7 @@ class Summary:
                 "unchanged": plan.users - plan.size,
             },
             "traits": None if plan is None else {trait: asdict(counts) for trait, counts in plan.traits.items()},
-            "files": [{**asdict(file), "location": str(file.location)} for file in self.files],
+            "files": [asdict(file) for file in self.files],
         }
 
     def write(self, folder: Path) -> Path:

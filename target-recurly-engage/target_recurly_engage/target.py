@@ -84,9 +84,12 @@ class TargetRecurlyEngage(Target):
             "delivery",
             th.StringType,
             default="file",
-            allowed_values=["file"],
+            allowed_values=["file", "s3"],
             title="Delivery",
-            description="How traits reach Engage: `file` writes CSVs, ready for Engage's ingest folder.",
+            description=(
+                "How traits reach Engage: `s3` puts CSVs into Engage's ingest folder; `file` writes the same CSVs into "
+                "a local folder."
+            ),
         ),
         th.Property(
             "output_path",
@@ -94,6 +97,65 @@ class TargetRecurlyEngage(Target):
             default="output/ingest",
             title="Output path",
             description="Folder for the CSVs of the delivery `file`.",
+        ),
+        th.Property(
+            "s3_bucket",
+            th.StringType,
+            title="S3 bucket",
+            description="Bucket of the delivery `s3`; Pulse shows it under Show Credentials.",
+        ),
+        th.Property(
+            "s3_prefix",
+            th.StringType,
+            title="S3 prefix",
+            description="Folder in the bucket that Engage reads, such as `example-daily-1a2b3c/ingest/`.",
+        ),
+        th.Property(
+            "s3_region",
+            th.StringType,
+            default="us-west-2",
+            title="S3 region",
+            description="Region of the bucket.",
+        ),
+        th.Property(
+            "s3_endpoint_url",
+            th.StringType,
+            title="S3 endpoint URL",
+            description="Address of an S3-compatible server other than Amazon's.",
+        ),
+        th.Property(
+            "aws_access_key_id",
+            th.StringType,
+            title="AWS access key id",
+            description="Key for the bucket. Without it the default chain of AWS is asked: environment, profile, role.",
+        ),
+        th.Property(
+            "aws_secret_access_key",
+            th.StringType,
+            secret=True,
+            title="AWS secret access key",
+            description="Secret of that key.",
+        ),
+        th.Property(
+            "aws_session_token",
+            th.StringType,
+            secret=True,
+            title="AWS session token",
+            description="Token of credentials that are good for a time.",
+        ),
+        th.Property(
+            "request_timeout",
+            th.NumberType(exclusive_minimum=0),
+            default=60,
+            title="Request timeout",
+            description="Seconds without a byte after which a request counts as lost.",
+        ),
+        th.Property(
+            "retry_attempts",
+            th.IntegerType(minimum=1),
+            default=5,
+            title="Retry attempts",
+            description="How often a request is sent at most.",
         ),
         th.Property(
             "runs_path",

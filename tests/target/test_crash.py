@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from tests.target.conftest import Engage, Record
 
-KILL = "import os\nfrom target_recurly_engage import run, target\nfrom target_recurly_engage.delivery import file\n"
+KILL = (
+    "import os\nfrom target_recurly_engage import run, target\nfrom target_recurly_engage.delivery import csvs, file\n"
+)
 DIE = "os.kill(os.getpid(), 9)"
 
 POINTS = {
@@ -42,7 +44,7 @@ run.Intake = Intake
     "in the middle of the merge": f"run.make_plan = lambda *a, **k: {DIE}",
     "before the delivery is noted": f"run.FileDelivery.deliver = lambda *a: {DIE}",
     "after it is noted": f"run.FileDelivery._write = lambda *a: {DIE}",
-    "after the file is written": f"file._sha256 = lambda path: {DIE}",
+    "after the file is written": f"csvs.sha256_of = lambda path: {DIE}",
     "before it is renamed": f"file.Path.rename = lambda *a: {DIE}",
     "after it is renamed": f"file._sync_folder = lambda path: {DIE}",
     "before it is acknowledged": f"run.FileDelivery._acknowledge = lambda *a: {DIE}",

@@ -46,6 +46,7 @@ class History:
         self.folder = folder
         self.config = CONFIG | {
             "ledger": str(folder / "ledger.duckdb"),
+            "delivery": "file",
             "output_path": str(folder / "out"),
             "runs_path": str(folder / "runs"),
         }
@@ -66,7 +67,7 @@ class History:
         run.finish()
         run.end("finished")
         for file in run.summary.files:
-            with file.location.open(newline="", encoding="utf-8") as opened:
+            with Path(file.location).open(newline="", encoding="utf-8") as opened:
                 for row in csv.DictReader(opened, strict=True):
                     self.engage[row.pop("user_id")] = row
         assert run.summary.plan

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 import yaml
 from piano_engage_sandbox import serve
@@ -46,15 +47,13 @@ class Newcomer:
 
     def run(self) -> None:
         """`meltano --environment=sandbox run sandbox`."""
-        folder, ingest = self.folder, str(self.folder / "ingest")
+        folder = self.folder
         environment = os.environ | {
             "MELTANO_SYS_DIR_ROOT": str(folder / "system"),
             "MELTANO_DATABASE_URI": f"sqlite:///{folder / 'meltano.db'}",
             "NO_COLOR": "1",
-            "SANDBOX_UPLOAD_PATH": ingest,
             "TAP_PIANO_REJECTS_PATH": str(folder / "rejects"),
             "TARGET_RECURLY_ENGAGE_LEDGER": str(folder / "ledger.duckdb"),
-            "TARGET_RECURLY_ENGAGE_OUTPUT_PATH": ingest,
             "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(folder / "runs"),
             **self.lines,
         }
@@ -87,6 +86,19 @@ class Newcomer:
         url = f"{self.lines['TARGET_RECURLY_ENGAGE_API_URL']}/_sandbox/{path}"
         with urllib.request.urlopen(url, data=body, timeout=30) as answer:  # noqa: S310 - localhost
             return json.load(answer)
+
+    def sent(self, key: str) -> list[dict[str, str]]:
+        """The rows of a file in the bucket."""
+        line = "TARGET_RECURLY_ENGAGE_"
+        s3 = boto3.session.Session().client(
+            "s3",
+            region_name="us-west-2",
+            endpoint_url=self.lines[f"{line}S3_ENDPOINT_URL"],
+            aws_access_key_id=self.lines[f"{line}AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.lines[f"{line}AWS_SECRET_ACCESS_KEY"],
+        )
+        content = s3.get_object(Bucket=self.lines[f"{line}S3_BUCKET"], Key=key)["Body"].read().decode()
+        return list(csv.DictReader(io.StringIO(content, newline="")))
 
     def files_read(self, count: int) -> list[dict[str, Any]]:
         """The files that Engage has read, once there are so many."""
@@ -122,11 +134,6 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
         assert process.wait(30) == 0
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_changed(newcomer: Newcomer) -> None:
     newcomer.run()
     newcomer.control("clock", {"advance": "1m"})
@@ -145,12 +152,7 @@ def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_
     _, second = newcomer.files_read(2)
     assert 0 < second["users"] < first["users"] / 5
     later = {row["Subscription ID"]: row for row in newcomer.exported()}
-    changed = [
-        row["user_id"]
-        for file in newcomer.folder.glob("ingest/*.csv")
-        if file.name in second["key"]
-        for row in rows(file)
-    ]
+    changed = [row["user_id"] for row in newcomer.sent(second["key"])]
     assert len(changed) == second["users"]
     for user in changed:
         held = newcomer.control(f"engage/user/{user}")["traits"]
@@ -165,8 +167,8 @@ def test_settings_of_the_utility_are_the_options_of_the_command() -> None:
     project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
     (utility,) = project["plugins"]["utilities"]
     options = set(vars(serve.parser().parse_args(["serve"]))) - {"command"}
-    assert {setting["name"] for setting in utility["settings"]} == options | {"upload_path"}
-    assert set(utility["commands"]) == {"serve", "upload"}
+    assert {setting["name"] for setting in utility["settings"]} == options
+    assert set(utility["commands"]) == {"serve"}
 
 
 def test_the_environment_keeps_apart_what_the_others_keep() -> None:

@@ -15,7 +15,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from piano_engage_sandbox import client
 from piano_engage_sandbox.application import DEFAULT_AID
 from piano_engage_sandbox.service import App, Options
 
@@ -41,8 +40,6 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve both vendors until Ctrl-C")
     _add_serve(serve)
-    upload = commands.add_parser("upload", help="put CSVs into Engage's S3 ingest folder, each of them once")
-    upload.add_argument("paths", nargs="*", metavar="PATH", help="files or folders (default: SANDBOX_UPLOAD_PATH)")
     return p
 
 
@@ -119,14 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p = parser()
     chosen = p.parse_args(given)
     try:
-        if chosen.command == "upload":
-            return client.upload(chosen.paths, os.environ)
         return _serve(chosen)
     except ValueError as e:
         p.error(str(e))
-    except client.ClientError as e:
-        sys.stderr.write(f"sandbox: {e}\n")
-        return 1
 
 
 def _serve(given: argparse.Namespace) -> int:

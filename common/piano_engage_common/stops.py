@@ -10,9 +10,10 @@ The tree of what a run stops for::
     ├── AnswerRefused     76   a service answered what cannot be used; running again will not help
     ├── AccessRefused     77   a service lets this token or application do nothing, or not this
     ├── ConfigRefused     78   a setting cannot be used
-    └── BrakeApplied      80   a send was held back because it looks wrong
+    ├── BrakeApplied      80   a send was held back because it looks wrong
+    └── PartlyRejected    81   all was sent, and too much of it was rejected
 
-The numbers up to 78 are those of BSD's ``sysexits.h``. 80 is ours: no retry may follow it. A process that a
+The numbers up to 78 are those of BSD's ``sysexits.h``. 80 and 81 are ours: no retry may follow 80. A process that a
 signal ended exits with 128 plus the signal's number.
 """
 
@@ -84,6 +85,12 @@ class BrakeApplied(RunStopped):
     """A send was held back because it looks wrong; a retry would be held back as well."""
 
     exit_code = 80
+
+
+class PartlyRejected(RunStopped):
+    """All was sent, and a service rejected more of it than may be."""
+
+    exit_code = 81
 
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

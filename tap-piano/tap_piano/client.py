@@ -13,14 +13,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import AccessRefused, AnswerRefused, Outage
-
-from tap_piano.transport import TryAgain, label_of
+from piano_engage_common.transport import TryAgain, label_of
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
 
-    from tap_piano.transport import Answer, Transport
+    from piano_engage_common.transport import Answer, Transport
 
 REGIONS: Final[dict[str, str]] = {
     "us": "https://api.piano.io/api/v3",

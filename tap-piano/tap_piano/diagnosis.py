@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import AccessRefused, AnswerRefused, Outage
+from piano_engage_common.transport import Patience, Transport
 
 from tap_piano.client import REGIONS, NotFound, PianoClient
 from tap_piano.settings import client_of, transport_of
-from tap_piano.transport import Patience, Transport
 
 if TYPE_CHECKING:
     import logging

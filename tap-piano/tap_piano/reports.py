@@ -15,8 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import AccessRefused, AnswerRefused, Outage
-
-from tap_piano.transport import TryAgain, label_of
+from piano_engage_common.transport import TryAgain, label_of
 
 if TYPE_CHECKING:
     import logging
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 
     import requests
     from piano_engage_common.progress import Progress
-
-    from tap_piano.transport import Answer, Transport
+    from piano_engage_common.transport import Answer, Transport
 
 DEFAULT_URL: Final = "https://reports-api.piano.io/rest"
 """The only host ever seen, whatever the region (fact sheet, 1.1)."""

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
 from piano_engage_common.stops import ConfigRefused
+from piano_engage_common.transport import Patience, Stopping, Transport
 from singer_sdk import typing as th
 
 from tap_piano.client import REGIONS, PianoClient
 from tap_piano.reports import DEFAULT_URL as REPORTS_URL
-from tap_piano.transport import Patience, Stopping, Transport
 
 if TYPE_CHECKING:
     import logging

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from piano_engage_common.given import typed
 from piano_engage_common.progress import Progress
 from piano_engage_common.stops import AccessRefused, exits
+from piano_engage_common.transport import Stopping
 from singer_sdk import Tap
 from typing_extensions import override
 
@@ -23,7 +24,6 @@ from tap_piano.log_stream import SubscriptionLogStream
 from tap_piano.reports import ExportJob, ExportOptions
 from tap_piano.settings import SETTINGS, check, client_of, transport_of
 from tap_piano.streams import API_STREAMS, Listings
-from tap_piano.transport import Stopping
 from tap_piano.wire import Wire
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import click
+    from piano_engage_common.transport import Transport
     from singer_sdk import Stream
 
     from tap_piano.client import PianoClient
-    from tap_piano.transport import Transport
 
 SIGNAL_BASE = 128
 """A process that a signal ended exits with this and the signal's number."""

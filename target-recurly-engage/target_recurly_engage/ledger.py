@@ -59,6 +59,18 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE VIEW delivered_traits AS
         UNPIVOT delivered ON COLUMNS (* EXCLUDE (user_id, delivery_id, fingerprint)) INTO NAME trait VALUE value;
     """,
+    # 2: readers that the Ingest API rejected
+    """
+    CREATE TABLE rejects (
+        user_id VARCHAR NOT NULL,
+        status INTEGER NOT NULL,
+        reason VARCHAR NOT NULL,
+        attempts INTEGER NOT NULL,
+        first_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        last_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        next_at TIMESTAMP WITH TIME ZONE NOT NULL
+    );
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 
@@ -152,6 +164,11 @@ class Ledger:
         self.connection.execute(
             "INSERT INTO runs (run_id, started_at, status) VALUES (?, ?, 'running')", [run_id, started_at]
         )
+
+    def discard_open_deliveries(self) -> None:
+        """Note of deliveries that a crash left open that nobody knows of them; what is due is sent again."""
+        self.connection.execute("UPDATE deliveries SET status = 'discarded' WHERE status IN ('writing', 'written')")
+        self.connection.execute("UPDATE deliveries SET status = 'broken off' WHERE status = 'sending'")
 
     def finish_run(self, run_id: str, status: str, summary: str) -> None:
         """Note how a run ended."""

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from piano_engage_common.duck import name
 from piano_engage_common.progress import Progress
-from piano_engage_common.stops import RunStopped, storage_errors
+from piano_engage_common.stops import PartlyRejected, RunStopped, storage_errors
+from piano_engage_common.transport import Patience, RunEnds, Stopping, Transport
 
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.delivery.file import FileDelivery
+from target_recurly_engage.delivery.ingest import IngestDelivery, Requests
 from target_recurly_engage.delivery.s3 import S3Delivery, bucket_of
+from target_recurly_engage.engage import PATH, IngestClient, access_of
 from target_recurly_engage.intake import Intake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.plan import make_plan, merge
@@ -64,6 +67,7 @@ class Run:
             max_clear_fraction=config["brake_max_clear_fraction"],
         )
         self._progress = Progress(logger)
+        self._max_reject_fraction = float(config["max_reject_fraction"])
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
         self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
@@ -77,7 +81,34 @@ class Run:
         self._ledger.start_run(self.summary.run_id, started_at)
         self.intake = Intake(self._ledger)
 
-    def _delivery_of(self, config: Mapping[str, Any]) -> CsvDelivery:
+    def _ingest_delivery(self, config: Mapping[str, Any]) -> IngestDelivery:
+        access, concurrency = access_of(config), int(config["concurrency"])
+        transport = Transport(
+            patience=Patience(
+                timeout=float(config["request_timeout"]),
+                attempts=int(config["retry_attempts"]),
+                wait=float(config["retry_wait"]),
+                total=float(config["retry_seconds"]),
+            ),
+            rate=float(config["requests_per_second"]),
+            logger=self._logger,
+            stopping=Stopping(),
+            at_once=concurrency,
+            afterwards="what Engage took is acknowledged, the next run sends the rest",
+        )
+        return IngestDelivery(
+            self._ledger,
+            IngestClient(transport, access),
+            location=f"{access.url.rstrip('/')}{PATH}",
+            concurrency=concurrency,
+            typed=config["ingest_values"] == "typed",
+            logger=self._logger,
+            progress=self._progress,
+        )
+
+    def _delivery_of(self, config: Mapping[str, Any]) -> CsvDelivery | IngestDelivery:
+        if config["delivery"] == IngestDelivery.channel:
+            return self._ingest_delivery(config)
         if config["delivery"] == S3Delivery.channel:
             return S3Delivery(self._ledger, bucket_of(config), logger=self._logger, progress=self._progress)
         folder = Path(config["output_path"])
@@ -102,8 +133,41 @@ class Run:
                 self._make_plan(complete=complete, delivery_id=delivery_id)
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
-        if delivered:
+        if isinstance(delivered, Requests):
+            self._tell(delivered)
+        elif delivered:
             self.summary.files.append(delivered)
+
+    def _tell(self, requests: Requests) -> None:
+        self.summary.requests = requests
+        for reason, times in requests.reasons.items():
+            self._logger.warning("Engage rejected %d reader(s) with %s; they are tried again later", times, reason)
+        if requests.interrupted:
+            raise RunEnds
+
+    def check_rejects(self) -> None:
+        """Say whether so many readers were rejected that somebody has to look; they are kept either way.
+
+        Raises:
+            PartlyRejected: so many.
+        """
+        requests = self.summary.requests
+        if requests is None:
+            return
+        fresh = requests.rejected - requests.again
+        if fresh <= self._max_reject_fraction * requests.users:
+            return
+        most = max(requests.reasons, key=lambda reason: requests.reasons[reason])
+        msg = (
+            f"Engage rejected {fresh:,} of {requests.users:,} readers, more than max_reject_fraction "
+            f"allows; most of them with: {most}. They are kept in the ledger's table rejects and "
+            "tried again later; all others were delivered."
+        )
+        raise PartlyRejected(msg)
+
+    def interrupt(self) -> None:
+        """Have the delivery end as soon as what is in flight has landed; for the handler of a signal."""
+        self._delivery.interrupt()
 
     def _check_columns(self) -> None:
         absent = [trait for trait in TRAITS if trait.name not in self.intake.columns]

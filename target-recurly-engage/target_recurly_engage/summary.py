@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from target_recurly_engage.delivery.csvs import Delivered
+    from target_recurly_engage.delivery.ingest import Requests
     from target_recurly_engage.plan import Merge, Plan
 
 
@@ -29,7 +30,8 @@ class Summary:
         rejected: of these, rows that name no subscription or no reader.
         merge: what they did to the subscriptions.
         plan: what was to be sent.
-        files: what was delivered.
+        files: what was delivered in files.
+        requests: what was delivered by the Ingest API.
     """
 
     run_id: str
@@ -41,6 +43,7 @@ class Summary:
     merge: Merge | None = None
     plan: Plan | None = None
     files: list[Delivered] = field(default_factory=list)
+    requests: Requests | None = None
     finished_at: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class Summary:
             },
             "traits": None if plan is None else {trait: asdict(counts) for trait, counts in plan.traits.items()},
             "files": [asdict(file) for file in self.files],
+            "requests": asdict(self.requests) if self.requests else None,
         }
 
     def write(self, folder: Path) -> Path:

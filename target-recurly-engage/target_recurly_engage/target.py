@@ -84,11 +84,11 @@ class TargetRecurlyEngage(Target):
             "delivery",
             th.StringType,
             default="file",
-            allowed_values=["file", "s3"],
+            allowed_values=["file", "s3", "ingest"],
             title="Delivery",
             description=(
-                "How traits reach Engage: `s3` puts CSVs into Engage's ingest folder; `file` writes the same CSVs into "
-                "a local folder."
+                "How traits reach Engage: `ingest` sends what changed to the Ingest API, `s3` puts CSVs into Engage's "
+                "ingest folder, `file` writes the same CSVs into a local folder."
             ),
         ),
         th.Property(
@@ -142,6 +142,95 @@ class TargetRecurlyEngage(Target):
             secret=True,
             title="AWS session token",
             description="Token of credentials that are good for a time.",
+        ),
+        th.Property(
+            "app_id",
+            th.StringType,
+            title="App id",
+            description="Engage's id of the application; the Ingest API needs it.",
+        ),
+        th.Property(
+            "api_key",
+            th.StringType,
+            secret=True,
+            title="API key",
+            description="Key of the Ingest API; Pulse shows it under Settings > Application.",
+        ),
+        th.Property(
+            "api_url",
+            th.StringType,
+            default="https://conduit.redfast.com",
+            title="API URL",
+            description="Address of the Ingest API, without its path.",
+        ),
+        th.Property(
+            "ingest_form",
+            th.StringType,
+            default="json",
+            allowed_values=["json", "query"],
+            title="Ingest form",
+            description="How traits are written: `json` in the body, or the older `query` in the address.",
+        ),
+        th.Property(
+            "ingest_key_in",
+            th.StringType,
+            default="basic",
+            allowed_values=["basic", "query", "both"],
+            title="Ingest key in",
+            description="Where the key goes: Basic auth with the app id as user, a parameter of the query, or both.",
+        ),
+        th.Property(
+            "ingest_key_parameter",
+            th.StringType(min_length=1),
+            default="api_key",
+            title="Ingest key parameter",
+            description="Name of that parameter. Engage's pages speak of one and print no name; ask for it.",
+        ),
+        th.Property(
+            "ingest_values",
+            th.StringType,
+            default="strings",
+            allowed_values=["strings", "typed"],
+            title="Ingest values",
+            description="`strings` as in Engage's examples, or `typed`: numbers, true and false as JSON has them.",
+        ),
+        th.Property(
+            "requests_per_second",
+            th.NumberType(minimum=0),
+            default=20,
+            title="Requests per second",
+            description=(
+                "Requests a second to the Ingest API, never more; 0 is no limit. Engage documents none. Halved while "
+                "Engage is busy."
+            ),
+        ),
+        th.Property(
+            "concurrency",
+            th.IntegerType(minimum=1),
+            default=8,
+            title="Concurrency",
+            description="Requests to the Ingest API in flight at the same time.",
+        ),
+        th.Property(
+            "retry_wait",
+            th.NumberType(minimum=0),
+            default=1,
+            title="Retry wait",
+            description="Seconds before the second attempt; doubled each time, never less than `Retry-After`.",
+        ),
+        th.Property(
+            "retry_seconds",
+            th.NumberType(minimum=0),
+            default=600,
+            title="Retry seconds",
+            description="Seconds after which no further attempt of a request begins.",
+        ),
+        th.Property(
+            "max_reject_fraction",
+            th.NumberType(minimum=0, maximum=1),
+            default=0.05,
+            title="Max reject fraction",
+            description="More than this share of a run's readers rejected for the first time: it ends with code 81.",
         ),
         th.Property(
             "request_timeout",
@@ -372,6 +461,7 @@ class TargetRecurlyEngage(Target):
             self._run.end("finished")
         finally:
             super().process_endofpipe()  # it was delivered, whether that could be noted or not
+        self._run.check_rejects()
 
     @override
     def _write_state_message(self, state: dict[str, Any]) -> None:
@@ -390,7 +480,8 @@ class TargetRecurlyEngage(Target):
             return
         self._signal = signum
         if self._run is not None and self._run.delivering:
-            self.logger.warning("signal %d: finishing the delivery first", signum)
+            self.logger.warning("signal %d: finishing what is under way first", signum)
+            self._run.interrupt()
             return
         self.logger.warning("signal %d: nothing is sent", signum)
         sys.exit(128 + signum)

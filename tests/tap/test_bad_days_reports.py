@@ -175,7 +175,9 @@ def test_a_download_that_breaks_goes_on_and_the_rows_are_those_of_the_file(
     fault(piano, path=FILES, times=2, **members)
     run = sync(None, catalog=log_only, **settings)
     assert run.records == plain.records
-    assert len(asked(piano, "/files/")) == 3
+    times = len(asked(piano, "/files/"))
+    # what was answered before the reset may have come whole, and then nothing has to be asked again
+    assert 1 <= times <= 3 if members.get("when") == "after" else times == 3
 
 
 def test_a_download_that_never_comes_whole_is_an_outage_and_nothing_is_sent(

@@ -7,9 +7,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from piano_engage_common.transport import Patience, Transport
 from tap_piano.client import PianoClient
 from tap_piano.reports import ExportOptions
-from tap_piano.transport import Patience, Transport
 
 if TYPE_CHECKING:
     from pathlib import Path

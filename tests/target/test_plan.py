@@ -47,6 +47,7 @@ class History:
         self.config = CONFIG | {
             "ledger": str(folder / "ledger.duckdb"),
             "delivery": "file",
+            "max_reject_fraction": 0.05,
             "output_path": str(folder / "out"),
             "runs_path": str(folder / "runs"),
         }

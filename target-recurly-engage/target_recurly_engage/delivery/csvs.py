@@ -78,6 +78,10 @@ class CsvDelivery(ABC):
             RunStopped: it could not.
         """
 
+    def interrupt(self) -> None:
+        """Finish the file that is under way first: the handler of a signal calls this."""
+        self._logger.info("the file is finished first")
+
     @abstractmethod
     def _location_of(self, file_name: str) -> str:
         """Say where a file of that name is to appear."""
@@ -102,7 +106,7 @@ class CsvDelivery(ABC):
         """Find out what became of deliveries that a crash left open."""
         open_ones = self._ledger.connection.execute(
             "SELECT delivery_id, location, bytes, sha256 FROM deliveries "
-            "WHERE channel = ? AND status NOT IN ('acknowledged', 'discarded')",
+            "WHERE channel = ? AND status IN ('writing', 'written')",
             [self.channel],
         ).fetchall()
         for delivery_id, location, size, sha256 in open_ones:
@@ -114,9 +118,7 @@ class CsvDelivery(ABC):
                 self._acknowledge(delivery_id)
             else:
                 self._set_status(delivery_id, "discarded")
-        self._ledger.connection.execute(  # of the channel before the setting was changed: what is due is sent again
-            "UPDATE deliveries SET status = 'discarded' WHERE status NOT IN ('acknowledged', 'discarded')"
-        )
+        self._ledger.discard_open_deliveries()  # of another channel, before the setting was changed
 
     def deliver(self, run_id: str, delivery_id: str) -> Delivered | None:
         """Send the table ``plan`` as a file and acknowledge it; an empty plan sends none.

@@ -1,4 +1,4 @@
-"""HTTP for both of Piano's APIs: one place for retries, pace, timeouts and what may be told of a request.
+"""HTTP for the APIs of Piano and Engage: one place for retries, pace, timeouts and what may be told of a request.
 
 Nothing that leaves here names a token, a parameter or a body. An error says the method, the path and what was wrong
 with the answer, never what stood in it.
@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 import requests
 import tenacity
 import urllib3
+from typing_extensions import override
+
 from piano_engage_common.pace import Pace
 from piano_engage_common.stops import Outage
-from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -112,6 +113,7 @@ class Transport:
         logger: told of each attempt that has to be repeated.
         stopping: ends all waiting when the run ends.
         at_once: short requests in flight at a time; what is made of an answer does not count.
+        afterwards: what happens when patience is at its end, for the error.
     """
 
     def __init__(
@@ -122,12 +124,14 @@ class Transport:
         logger: logging.Logger,
         stopping: Stopping | None = None,
         at_once: int = 1,
+        afterwards: str = "the next run goes on from the last bookmark",
     ) -> None:
         """Begin without a connection."""
         self.patience = patience
         self.stopping = stopping or Stopping()
-        self._pace = Pace(rate, wait=self.stopping.wait)
+        self.pace = Pace(rate, wait=self.stopping.wait)
         self._logger = logger
+        self._afterwards = afterwards
         self._sessions = threading.local()
         self._slots = threading.BoundedSemaphore(at_once)
         conceal_queries()
@@ -139,6 +143,8 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        may_be_empty: bool = False,
     ) -> Answer:
         """Send a request once and read its answer; for use inside :meth:`retrying`.
 
@@ -147,13 +153,15 @@ class Transport:
             url: without a query.
             params: of the query; a list becomes a repeated name.
             headers: such as the one with the token.
+            data: the body.
+            may_be_empty: an answer without a body is one.
 
         Raises:
             TryAgain: the answer did not come, did not end, or was no JSON.
         """
-        with self._slots, self.open(method, url, params=params, headers=headers) as response:
+        with self._slots, self.open(method, url, params=params, headers=headers, data=data) as response:
             body = self._body(response)
-        return _answer(response, body)
+        return _answer(response, body, may_be_empty=may_be_empty)
 
     def retrying(self, label: str, attempt: Callable[[], T]) -> T:
         """Call *attempt* until it raises :class:`TryAgain` no more.
@@ -188,7 +196,7 @@ class Transport:
             wish = f", which asks to wait {e.not_before:,.0f} s" if e.not_before > patience.total else ""
             msg = (
                 f"{label} {e.problem}{wish}; given up after several attempts (retry_attempts is {patience.attempts}, "
-                f"retry_seconds {patience.total:g}). Nothing is lost: the next run goes on from the last bookmark."
+                f"retry_seconds {patience.total:g}). Nothing is lost: {self._afterwards}."
             )
             raise Outage(msg) from e
 
@@ -200,6 +208,7 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
         follow: bool = False,
     ) -> Iterator[requests.Response]:
         """Send a request once, and give its answer with the body still to be read.
@@ -209,19 +218,21 @@ class Transport:
             url: without a query, or a link as it was given.
             params: of the query.
             headers: such as the one with the token.
+            data: the body.
             follow: go where a redirection points; only for requests that carry no token, for it would go there too.
 
         Raises:
             TryAgain: the connection broke, now or while the body is read in the ``with`` block, or the server asks
                 to come again.
         """
-        self._pace.keep()
+        self.pace.keep()
         with _broken_connections():
             response = self._session().request(
                 method,
                 url,
                 params=params,
                 headers=headers,
+                data=data,
                 stream=True,
                 timeout=self.patience.timeout,
                 allow_redirects=follow,
@@ -297,7 +308,9 @@ def _broken_connections() -> Iterator[None]:
         raise TryAgain(msg) from e
 
 
-def _answer(response: requests.Response, body: bytes) -> Answer:
+def _answer(response: requests.Response, body: bytes, *, may_be_empty: bool) -> Answer:
+    if may_be_empty and not body.strip():
+        return Answer(response.status_code, {})
     try:
         content = json.loads(body)
     except ValueError:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from piano_engage_common.stops import Outage
+from piano_engage_common.transport import Patience, RunEnds, Stopping, Transport, TryAgain, conceal_queries, label_of
 from piano_engage_sandbox.testing import serving
 from requests.auth import HTTPBasicAuth
-from tap_piano.transport import Patience, RunEnds, Stopping, Transport, TryAgain, conceal_queries, label_of
 from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from piano_engage_common.transport import Answer
     from piano_engage_sandbox.server import Server
-    from tap_piano.transport import Answer
     from tenacity import RetryCallState
 
 LOGGER = logging.getLogger("tests")
@@ -41,6 +41,12 @@ class Recording(Stopping):
     def wait(self, seconds: float) -> None:
         """Note it."""
         self.waits.append(seconds)
+
+
+@pytest.fixture
+def piano() -> Iterator[Server]:
+    with serving(rows=20) as server:
+        yield server
 
 
 @pytest.fixture

@@ -151,6 +151,16 @@ class Ledger:
                 self.connection.rollback()
             raise
 
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Nothing of what happens in the ``with`` block stays."""
+        self.connection.begin()
+        try:
+            yield
+        finally:
+            with suppress(duckdb.Error):
+                self.connection.rollback()
+
     def count(self, query: str, *parameters: object) -> int:
         """Answer a query of one number."""
         ((number,),) = self.connection.execute(query, list(parameters)).fetchall()

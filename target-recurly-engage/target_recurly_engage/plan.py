@@ -208,7 +208,7 @@ def _first_values(ledger: Ledger, wording: Wording) -> tuple[int, list[int]]:
     cells = ", ".join(f"count_if({name(t.name)} <> {text(wording.clear_value(t))})" for t in TRAITS)
     query = f"SELECT count(*), {cells} FROM plan ANTI JOIN delivered USING (user_id)"
     ((new, *traits),) = ledger.connection.execute(query).fetchall()
-    return new, traits
+    return new, [count or 0 for count in traits]  # of no rows count_if() makes NULL
 
 
 def _other_values(ledger: Ledger, wording: Wording) -> tuple[int, list[int]]:
@@ -223,4 +223,4 @@ def _other_values(ledger: Ledger, wording: Wording) -> tuple[int, list[int]]:
         ]
     query = f"SELECT count(DISTINCT user_id), {', '.join(cells)} FROM plan JOIN delivered USING (user_id)"
     ((changed, *traits),) = ledger.connection.execute(query).fetchall()
-    return changed, traits
+    return changed, [count or 0 for count in traits]

@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from target_recurly_engage.delivery.csvs import CsvDelivery
 
 
+def wording_of(config: Mapping[str, Any]) -> Wording:
+    """Read from the target's settings how values are written."""
+    return Wording(
+        zone=config["timezone"],
+        clear_string=config["clear_string"],
+        clear_number=f"{Decimal(str(config['clear_number'])).normalize():f}",
+        clear_boolean=str(config["clear_boolean"]).lower(),
+        clear_date=date.fromisoformat(config["clear_date"]).isoformat(),
+    )
+
+
 class Run:
     """A run of the target.
 
@@ -55,13 +66,7 @@ class Run:
         self._logger = logger
         self._runs = Path(config["runs_path"])
         self._now = datetime.fromisoformat(config["as_of"]).isoformat() if config.get("as_of") else None
-        self._wording = Wording(
-            zone=config["timezone"],
-            clear_string=config["clear_string"],
-            clear_number=f"{Decimal(str(config['clear_number'])).normalize():f}",
-            clear_boolean=str(config["clear_boolean"]).lower(),
-            clear_date=date.fromisoformat(config["clear_date"]).isoformat(),
-        )
+        self._wording = wording_of(config)
         self._brake = Brake(
             min_rows_fraction=config["brake_min_rows_fraction"],
             max_clear_fraction=config["brake_max_clear_fraction"],

@@ -40,12 +40,16 @@ class Project:
 
     def run(self, export: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """`meltano run` on an export."""
+        command = ("run", "--no-install", *arguments, "tap-piano", "target-recurly-engage")
+        return self.meltano(*command, TAP_PIANO_EXPORT_PATH=str(export), **settings)
+
+    def meltano(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run Meltano with the folders of this project."""
         environment = os.environ | {
             "MELTANO_SYS_DIR_ROOT": str(self.system),
             "MELTANO_DATABASE_URI": f"sqlite:///{self.folder / 'meltano.db'}",
             "MELTANO_ENVIRONMENT": "demo",
             "NO_COLOR": "1",
-            "TAP_PIANO_EXPORT_PATH": str(export),
             "TAP_PIANO_REJECTS_PATH": str(self.folder / "rejects"),
             "TAP_PIANO_BATCH_CONFIG": json.dumps(
                 {
@@ -59,8 +63,9 @@ class Project:
             "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(self.folder / "runs"),
             **settings,
         }
-        command = [MELTANO, "run", "--no-install", *arguments, "tap-piano", "target-recurly-engage"]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [MELTANO, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
 
     @property
     def files(self) -> list[Path]:
@@ -130,6 +135,14 @@ def test_numbers_from_the_environment_are_taken(project: Project) -> None:
     refused = project.run(DAY_1, TARGET_RECURLY_ENGAGE_BRAKE_MIN_ROWS_FRACTION="most")
     assert refused.returncode == 1
     assert "'most' is not of type 'number'" in refused.stdout + refused.stderr
+
+
+def test_the_plan_is_shown_by_the_loader_itself(project: Project) -> None:
+    assert project.run(DAY_1).returncode == 0
+    done = project.meltano("invoke", "target-recurly-engage:plan", TARGET_RECURLY_ENGAGE_CLEAR_STRING="NONE")
+    assert done.returncode == 0, done.stderr
+    assert f"0 new, {len(readers(DAY_1)):,} changed, 0 cleared, 0 unchanged; delivery: file" in done.stdout
+    assert len(project.files) == 1
 
 
 def test_selecting_everything_lets_no_personal_column_out(project: Project) -> None:

@@ -95,8 +95,8 @@ def written(row: Row) -> Traits:
     return {trait_name(header): value for header, value in traits.items()}
 
 
-def expected(export: Path) -> dict[str, Traits]:
-    now = datetime.fromisoformat(NOW[export])
+def expected(export: Path, now: datetime | None = None) -> dict[str, Traits]:
+    now = now or datetime.fromisoformat(NOW[export])
     with export.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.DictReader(file) if row["User ID (UID)"]]
     by_user: dict[str, list[Row]] = {}

@@ -1,0 +1,185 @@
+"""Ten days of the sandbox: the first load by S3, then each day's changes by the Ingest API, on good days and bad ones.
+
+After each day the traits that Engage holds are compared, for every reader, with those that a computation in plain
+Python makes of Piano's own export; it shares no code with the pair.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from piano_engage_sandbox.testing import serving
+
+from tests.e2e.test_samples import ZONE, Traits, expected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from piano_engage_sandbox.server import Server
+
+DAYS = 10
+LINE = "TARGET_RECURLY_ENGAGE_"
+BAD_DAYS: dict[int, list[dict[str, Any]]] = {
+    2: [{"part": "engage", "status": 503, "every": 5}],
+    3: [{"part": "engage", "status": 429, "retry_after": "0", "every": 3}],
+    5: [{"part": "engage", "reset": True, "when": "after", "every": 4}],
+    6: [{"part": "reports", "path": "/rest/export/files/*", "truncate": 20_000, "times": 2}],
+    8: [{"part": "engage", "html": True, "every": 6}, {"part": "publisher", "status": 500, "every": 9}],
+}
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Pair:
+    """Tap and target over the APIs, with a state that is kept between runs."""
+
+    server: Server
+    folder: Path
+
+    @property
+    def now(self) -> datetime:
+        """The sandbox's clock."""
+        return datetime.fromtimestamp(self.server.control("GET", "clock")["now"], UTC)
+
+    def run(self, *, script: str = "", **settings: Any) -> int:  # noqa: ANN401 - settings
+        """Pipe the tap into the target; gives the target's exit code, and keeps its state."""
+        lines, folder = self.server.environment(), self.folder
+        names = ("aid", "api_token", "api_url", "reports_url", "timezone")
+        tap = {name: lines[f"TAP_PIANO_{name.upper()}"] for name in names} | {
+            "requests_per_second": 0, "retry_wait": 0, "export_poll": 0.02, "rejects_path": str(folder / "rejects"),
+        }  # fmt: skip
+        names = (
+            "app_id", "api_key", "api_url", "s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id",
+            "aws_secret_access_key",
+        )  # fmt: skip
+        target = {name: lines[f"{LINE}{name.upper()}"] for name in names} | {
+            "ledger": str(folder / "ledger.duckdb"), "runs_path": str(folder / "runs"), "timezone": ZONE,
+            "as_of": self.now.isoformat(), "requests_per_second": 0, "retry_wait": 0, "retry_attempts": 12,
+        }  # fmt: skip
+        (folder / "tap.json").write_text(json.dumps(tap))
+        (folder / "target.json").write_text(json.dumps(target | settings))
+        state = folder / "state.json"
+        with (folder / "log").open("ab") as log:
+            command = [program("tap-piano"), "--config", folder / "tap.json"]
+            command += ["--state", state] if state.exists() else []
+            source = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            double = folder / "double.py"
+            double.write_text(
+                f"{script}\nfrom target_recurly_engage.target import TargetRecurlyEngage\nTargetRecurlyEngage.cli()\n"
+            )
+            done = subprocess.run(
+                [sys.executable, double, "--config", folder / "target.json"],
+                stdin=source.stdout, stdout=subprocess.PIPE, stderr=log, check=False,
+            )  # fmt: skip
+            assert source.stdout
+            source.stdout.close()
+            source.wait()
+        if done.stdout:
+            state.write_bytes(done.stdout.splitlines()[-1])
+        return done.returncode
+
+    def desired(self) -> dict[str, Traits]:
+        """What Engage should hold, by an export of our own."""
+        lines = self.server.environment()
+        base = lines["TAP_PIANO_REPORTS_URL"] + "/export"
+        query = {"aid": lines["TAP_PIANO_AID"], "api_token": lines["TAP_PIANO_API_TOKEN"]}
+
+        def ask(route: str, **more: str) -> Any:  # noqa: ANN401 - JSON
+            with urllib.request.urlopen(f"{base}/{route}?{urllib.parse.urlencode(query | more)}") as answer:  # noqa: S310
+                return json.load(answer)
+
+        job = ask("schedule/vx/subscriptionLog", attribute_groups="DEFAULT,MODIFY_TIME")
+        while ask("status", export_id=job["export_id"])["job_status"] != "FINISHED":
+            time.sleep(0.02)
+        with urllib.request.urlopen(ask("download/url", export_id=job["export_id"])["url"]) as answer:  # noqa: S310
+            content = answer.read().decode()
+        assert list(csv.DictReader(io.StringIO(content, newline="")))
+        path = self.folder / "desired.csv"
+        path.write_text(content, newline="", encoding="utf-8")
+        return expected(path, self.now)
+
+    def held(self, user: str) -> Traits | None:
+        """What Engage holds of a reader."""
+        found = self.server.control("GET", f"engage/user/{urllib.parse.quote(user, safe='')}")
+        return None if found is None else dict(found["traits"])
+
+    def differing(self) -> list[str]:
+        """Readers of whom Engage holds something else than it should; what only drifts is left out."""
+        return [user for user, traits in self.desired().items() if steady(self.held(user)) != steady(traits)]
+
+    def first_load(self) -> None:
+        """Load all readers by S3, and wait until Engage has read the file."""
+        assert self.run(delivery="s3") == 0, (self.folder / "log").read_text()
+        deadline = time.monotonic() + 60
+        while [file["status"] for file in self.server.control("GET", "engage")["files"]] != ["done"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def requests(self) -> int:
+        """Requests to the Ingest API so far."""
+        return sum(one["path"] == "/ingest/property" for one in self.server.control("GET", "requests"))
+
+
+def program(name: str) -> Path:
+    return Path(sys.executable).with_name(name)
+
+
+def steady(traits: Traits | None) -> Traits | None:
+    return traits and {name: value for name, value in traits.items() if name != "days_subscribed"}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with serving(rows=800, s3_port=0, switches={"engage.csv_delay": 0}) as server:
+        yield Pair(server, tmp_path)
+
+
+def test_after_each_of_ten_days_engage_holds_what_it_should(pair: Pair) -> None:
+    pair.first_load()
+    assert pair.differing() == []
+    readers = len(pair.desired())
+    for day in range(1, DAYS + 1):
+        pair.server.control("POST", "clock", {"advance": "1d"})
+        assert pair.differing() != [], "a day on which nothing changed shows nothing"
+        for fault in BAD_DAYS.get(day, []):
+            pair.server.control("POST", "faults", fault)
+        pair.server.control("DELETE", "requests")
+        assert pair.run(delivery="ingest") == 0, (pair.folder / "log").read_text()
+        pair.server.control("DELETE", "faults")
+        assert pair.differing() == [], f"day {day}"
+        if day not in BAD_DAYS:
+            assert 0 < pair.requests() < readers / 4
+    pair.server.control("DELETE", "requests")
+    assert pair.run(delivery="ingest") == 0
+    assert pair.requests() == 0
+
+
+LOSES = """
+import itertools
+from target_recurly_engage import engage
+count = itertools.count(1)
+def write(self, user_id, properties, original=engage.IngestClient.write):
+    return None if next(count) % 5 == 0 else original(self, user_id, properties)
+engage.IngestClient.write = write
+"""
+
+
+def test_a_channel_that_loses_readers_is_found_out(pair: Pair) -> None:
+    """The broken double of the test above."""
+    pair.first_load()
+    pair.server.control("POST", "clock", {"advance": "5d"})
+    assert pair.run(delivery="ingest", script=LOSES) == 0
+    assert pair.differing() != []

@@ -232,8 +232,9 @@ class IngestDelivery:
                 landed, _ = wait(flying, timeout=GROUP_SECONDS / 4, return_when=FIRST_COMPLETED)
                 for future in landed:
                     error = self._take(future, flying.pop(future), outcomes) or error
-                if error and not ended:
+                if error and not self._client.transport.stopping.event.is_set():
                     ended = True
+                    self._client.transport.stopping.event.set()  # nobody waits for another attempt any more
                     for future in deque(flying):  # those that have not begun shall not
                         if future.cancel():
                             del flying[future]

@@ -8,8 +8,12 @@ as a Decimal.
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from piano_engage_common.stops import ConfigRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,3 +48,27 @@ def _typed(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
     except ValueError:
         return value
     return found if type(found) in wanted else value
+
+
+def check_zone(zone: str) -> None:
+    """Look whether there is such a time zone.
+
+    Raises:
+        ConfigRefused: there is none.
+    """
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError) as e:
+        msg = f"timezone: {zone!r} is no IANA time zone. Write it like 'Europe/Amsterdam' or 'UTC'."
+        raise ConfigRefused(msg) from e
+
+
+def check_memory_limit(limit: str) -> None:
+    """Look whether DuckDB takes this as an amount of memory.
+
+    Raises:
+        ConfigRefused: it does not.
+    """
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B", limit, re.IGNORECASE):
+        msg = f"memory_limit: {limit!r} is no amount of memory. Write it like '320MB' or '2GB'."
+        raise ConfigRefused(msg)

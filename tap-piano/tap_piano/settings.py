@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
+from piano_engage_common.given import check_memory_limit, check_zone
 from piano_engage_common.stops import ConfigRefused
 from piano_engage_common.transport import Patience, Stopping, Transport
 from singer_sdk import typing as th
@@ -203,8 +202,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigRefused: a setting cannot be used; the message says which, and how to write it.
     """
-    _check_zone(config["timezone"])
-    _check_memory_limit(config["memory_limit"])
+    check_zone(config["timezone"])
+    check_memory_limit(config["memory_limit"])
     for name in ("request_timeout", "export_wait", "export_poll"):
         if not config[name]:
             msg = f"{name}: takes more than 0 seconds."
@@ -251,18 +250,4 @@ def _check_url(name: str, url: str | None) -> None:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
         msg = f"{name}: is no base URL. Write it like {REGIONS['eu']}, without a query and without credentials."
-        raise ConfigRefused(msg)
-
-
-def _check_zone(zone: str) -> None:
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError) as e:
-        msg = f"timezone: {zone!r} is no IANA time zone. Write it like 'Europe/Amsterdam' or 'UTC'."
-        raise ConfigRefused(msg) from e
-
-
-def _check_memory_limit(limit: str) -> None:
-    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B", limit, re.IGNORECASE):
-        msg = f"memory_limit: {limit!r} is no amount of memory. Write it like '320MB' or '2GB'."
         raise ConfigRefused(msg)

@@ -9,31 +9,29 @@ import json
 import logging
 import sys
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import ConfigRefused, NoInput, exits
 from singer_sdk.exceptions import ConfigValidationError
 
-from target_recurly_engage.delivery.ingest import IngestDelivery
+from target_recurly_engage.contract import contract_of
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.plan import make_plan
-from target_recurly_engage.run import wording_of
+from target_recurly_engage.run import ageing_of
+from target_recurly_engage.shown import arrows, changes_of, shown, words_of
 from target_recurly_engage.target import TargetRecurlyEngage
 from target_recurly_engage.traits import NAMES, TRAITS, primary_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from target_recurly_engage.plan import Plan
-    from target_recurly_engage.traits import Wording
+    from target_recurly_engage.contract import Contract
 
 LOGGER = logging.getLogger("recurly-engage")
-SAMPLE: Final = 10
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,57 +81,22 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON."
 @click.pass_obj
 def plan(config: Mapping[str, Any], user: str | None, as_json: bool) -> None:  # noqa: FBT001 - as click calls it
     """Show what a run would send, from what the ledger holds of Piano. Nothing is sent."""
-    wording = wording_of(config)
-    now = str(config.get("as_of") or datetime.now(tz=UTC).isoformat())
+    clock = datetime.now(tz=UTC).isoformat()
+    now = str(config.get("as_of") or clock)
     with _ledger(config) as ledger, ledger.trial():
-        made = make_plan(ledger, wording, now=now, delivery_id="none")
-        answer = _of_user(ledger, wording, now, user) if user is not None else _of_all(ledger, config, made)
+        contract = contract_of(config).with_kinds(ledger.kinds())
+        made = make_plan(ledger, contract, now=now, clock=clock, delivery_id="none", ageing=ageing_of(config))
+        of_user = None if user is None else _of_user(ledger, contract, now, user)
+        answer = of_user or shown(ledger, contract, config, made)
     if as_json:
         click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(_words_of_user(answer) if user is not None else _words_of_all(answer)))
+        click.echo("\n".join(_words_of_user(answer) if user is not None else words_of(answer)))
 
 
-def _of_all(ledger: Ledger, config: Mapping[str, Any], made: Plan) -> dict[str, Any]:
-    rate = float(config["requests_per_second"])
-    by_requests = config["delivery"] == IngestDelivery.channel
-    traits = {trait: asdict(counts) for trait, counts in made.traits.items() if any(asdict(counts).values())}
-    return {
-        "users": {
-            "new": made.new, "changed": made.changed - made.gone, "cleared": made.gone,
-            "unchanged": made.users - made.size,
-        },
-        "traits": traits,
-        "sample": [_changes(ledger, one) for one in _sample(ledger)],
-        "delivery": config["delivery"],
-        "seconds_at_least": round(made.size / rate, 1) if by_requests and rate else None,
-    }  # fmt: skip
-
-
-def _sample(ledger: Ledger) -> list[str]:
-    rows = ledger.connection.execute(f"SELECT user_id FROM plan ORDER BY user_id LIMIT {SAMPLE}").fetchall()
-    return [user_id for (user_id,) in rows]
-
-
-def _changes(ledger: Ledger, user_id: str) -> dict[str, Any]:
-    """Give what is to be sent of a reader, and what Engage was told before."""
-    columns = ", ".join(map(name, NAMES))
-    ((*planned,),) = ledger.connection.execute(f"SELECT {columns} FROM plan WHERE user_id = ?", [user_id]).fetchall()
-    known = ledger.connection.execute(f"SELECT {columns} FROM delivered WHERE user_id = ?", [user_id]).fetchall()
-    told = known[0] if known else [None] * len(NAMES)
-    return {
-        "user_id": user_id,
-        "changes": {
-            trait: {"from": before, "to": after}
-            for trait, before, after in zip(NAMES, told, planned, strict=True)
-            if before != after
-        },
-    }
-
-
-def _of_user(ledger: Ledger, wording: Wording, now: str, user_id: str) -> dict[str, Any]:
+def _of_user(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, Any]:
     execute = ledger.connection.execute
-    written = ", ".join(f"{wording.written(trait)} AS {name(trait.name)}" for trait in TRAITS)
+    written = ", ".join(f"{contract.wording.written(one, name(one.name))} AS {name(one.name)}" for one in TRAITS)
     ranked = f"SELECT *, {primary_order(now)} AS place FROM subscriptions WHERE user_id = ?"
     rows = execute(f"SELECT {written} FROM ({ranked}) ORDER BY place", [user_id]).fetchall()
     told = execute("SELECT trait, value FROM delivered_traits WHERE user_id = ?", [user_id]).fetchall()
@@ -144,36 +107,19 @@ def _of_user(ledger: Ledger, wording: Wording, now: str, user_id: str) -> dict[s
     rejects = execute(
         "SELECT status, reason, attempts, next_at::VARCHAR FROM rejects WHERE user_id = ?", [user_id]
     ).fetchall()
+    invalid = execute("SELECT trait, reason FROM invalid WHERE user_id = ?", [user_id]).fetchall()
     planned = execute("SELECT count(*) FROM plan WHERE user_id = ?", [user_id]).fetchall()
     return {
         "user_id": user_id,
         "subscriptions": [dict(zip(NAMES, row, strict=True)) for row in rows],
         "told": dict(told),
         "told_at": when[0][0] if when else None,
-        "to_send": _changes(ledger, user_id)["changes"] if planned[0][0] else {},
+        "to_send": changes_of(ledger, contract, user_id)["changes"] if planned[0][0] else {},
+        "invalid": dict(invalid),
         "rejected": dict(zip(("status", "reason", "attempts", "next_at"), rejects[0], strict=True))
         if rejects
         else None,
     }
-
-
-def _words_of_all(answer: dict[str, Any]) -> Iterator[str]:
-    users = answer["users"]
-    yield (
-        f"{users['new']:,} new, {users['changed']:,} changed, {users['cleared']:,} cleared, "
-        f"{users['unchanged']:,} unchanged; delivery: {answer['delivery']}"
-    )
-    if answer["seconds_at_least"]:
-        yield f"at least {answer['seconds_at_least']:,} s at the rate that is set"
-    for trait, counts in answer["traits"].items():
-        yield f"  {trait:32} {counts['new']:>9,} new {counts['changed']:>9,} changed {counts['cleared']:>9,} cleared"
-    for one in answer["sample"]:
-        yield f"  {one['user_id']}: " + ", ".join(_arrows(one["changes"]))
-
-
-def _arrows(changes: dict[str, dict[str, str | None]]) -> Iterator[str]:
-    for trait, change in changes.items():
-        yield f"{trait} {change['from'] or '(new)'} → {change['to']}"
 
 
 def _words_of_user(answer: dict[str, Any]) -> Iterator[str]:
@@ -186,7 +132,9 @@ def _words_of_user(answer: dict[str, Any]) -> Iterator[str]:
             row[trait] for trait in ("subscription_id", "subscription_status", "term_name", "access_expiration_date")
         )
     yield f"told on {answer['told_at']}" if answer["told"] else "Engage was told nothing"
-    yield from (f"  to send: {line}" for line in _arrows(answer["to_send"]))
+    yield from (f"  to send: {line}" for line in arrows(answer["to_send"]))
+    for trait, reason in answer["invalid"].items():
+        yield f"  {trait} is {reason}, cannot be sent, and counts as absent"
     if answer["rejected"]:
         yield "  rejected with {status} {reason}, {attempts} attempt(s), next one after {next_at}".format(
             **answer["rejected"]
@@ -205,14 +153,19 @@ def list_rejects(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT
     """List them with reason, attempts and the time of the next one."""
     columns = ("user_id", "status", "reason", "attempts", "first_at", "last_at", "next_at")
     with _ledger(config) as ledger:
-        query = ", ".join(f"{name(column)}::VARCHAR" for column in columns)
-        rows = ledger.connection.execute(f"SELECT {query} FROM rejects ORDER BY last_at, user_id").fetchall()
-    if as_json:
-        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
-        return
-    for row in rows:
-        click.echo("  ".join(row))
-    click.echo(f"{len(rows):,} rejected")
+        _list(ledger, "rejects", columns, as_json=as_json)
+
+
+def _chosen(config: Mapping[str, Any], users: tuple[str, ...], change: str, *, every: bool) -> int:
+    """Change reject rows, of *users* or of everybody, and answer how many."""
+    if bool(users) == every:
+        msg = "name readers, or say --all"
+        raise click.UsageError(msg)
+    chosen = "true" if every else f"user_id IN ({', '.join(map(text, users))})"
+    with _ledger(config) as ledger:
+        found = ledger.count(f"SELECT count(*) FROM rejects WHERE {chosen}")
+        ledger.connection.execute(f"UPDATE rejects SET {change} WHERE {chosen}")
+    return found
 
 
 @rejects.command()
@@ -221,11 +174,35 @@ def list_rejects(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT
 @click.pass_obj
 def retry(config: Mapping[str, Any], users: tuple[str, ...], every: bool) -> None:  # noqa: FBT001 - as click calls it
     """Let the next run try USERS again, however long they were to wait."""
-    if bool(users) == every:
-        msg = "name readers, or say --all"
-        raise click.UsageError(msg)
-    chosen = "true" if every else f"user_id IN ({', '.join(map(text, users))})"
+    click.echo(f"{_chosen(config, users, 'next_at = last_at', every=every):,} will be tried again by the next run")
+
+
+@rejects.command()
+@click.argument("users", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@click.pass_obj
+def drop(config: Mapping[str, Any], users: tuple[str, ...], every: bool) -> None:  # noqa: FBT001 - as click calls it
+    """Give USERS up: they are not tried again before something of them changes."""
+    found = _chosen(config, users, "next_at = 'infinity'", every=every)
+    click.echo(f"{found:,} will be tried again when something of them changes")
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def invalid(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT001 - as click calls it
+    """List values that cannot be sent, by our own contract, and so count as absent."""
+    columns = ("user_id", "trait", "reason", "first_at", "last_at")
     with _ledger(config) as ledger:
-        found = ledger.count(f"SELECT count(*) FROM rejects WHERE {chosen}")
-        ledger.connection.execute(f"UPDATE rejects SET next_at = last_at WHERE {chosen}")
-    click.echo(f"{found:,} will be tried again by the next run")
+        _list(ledger, "invalid", columns, as_json=as_json)
+
+
+def _list(ledger: Ledger, table: str, columns: tuple[str, ...], *, as_json: bool) -> None:
+    query = ", ".join(f"{name(column)}::VARCHAR" for column in columns)
+    rows = ledger.connection.execute(f"SELECT {query} FROM {table} ORDER BY last_at, user_id").fetchall()
+    if as_json:
+        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        click.echo("  ".join(row))
+    click.echo(f"{len(rows):,} {table.removesuffix('s') + 'ed' if table == 'rejects' else table}")

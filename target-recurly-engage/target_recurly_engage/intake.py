@@ -1,10 +1,11 @@
-"""What comes down the pipe, into the table ``incoming``: RECORD and BATCH end in the same place.
+"""What comes down the pipe, into a table of the ledger: RECORD and BATCH end in the same place.
 
 RECORD lines are written to a file as they come and loaded from there like a batch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,16 @@ from urllib.parse import unquote, urlparse
 import duckdb
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import ConfigRefused, InputRefused, storage_errors
+from typing_extensions import override
 
 from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind, blank_is_null
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from target_recurly_engage.contract import UsersStream
     from target_recurly_engage.ledger import Ledger
 
-KEY = ("subscription_id", "user_id")
 LINES_PER_FILE = 100_000
 MAX_RECORD_BYTES = 16 << 20
 SHOWN_CHARACTERS = 40
@@ -30,36 +32,48 @@ SHOWN_CHARACTERS = 40
 _TYPES = {
     "aid": "VARCHAR",
     "user_id": "VARCHAR",
+    **{trait.name: SQL_TYPES[trait.kind] for trait in TRAITS},
     "modify_time": "TIMESTAMP WITH TIME ZONE",
-} | {trait.name: SQL_TYPES[trait.kind] for trait in TRAITS}
+}
 
 _GZIP = b"\x1f\x8b"
 _READING = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException)
 
 
 class Intake:
-    """Collects the rows of one run.
+    """Collects the rows of one role in one run.
 
     Args:
         ledger: where they are collected.
+        table: the table, which is made anew: what a crashed run collected comes again, for its STATE never went out.
+        types: SQL types of the properties that are kept.
+        key: properties without which a row counts as blank; the first one tells rows apart.
+        role: for messages.
 
     Attributes:
         rows: rows that came.
-        blank: of these, rows that name no subscription or no reader; they are left out.
+        blank: of these, rows that lack a key; they are left out.
         columns: properties that came.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Make the table anew: what a crashed run collected comes again, for its STATE never went out."""
+    def __init__(
+        self, ledger: Ledger, *, table: str, types: Mapping[str, str], key: tuple[str, ...], role: str
+    ) -> None:
+        """Make the table."""
         self._ledger = ledger
-        self._lines = ledger.work / "records.jsonl"
+        self._types = types
+        self._key = key
+        self._role = role
+        self.table = name(table)
+        self._lines = ledger.work / f"records-{hashlib.sha256(table.encode()).hexdigest()[:8]}.jsonl"
         self._file: BinaryIO | None = None
         self._waiting = 0
         self._snapshots: dict[str, _Snapshot] = {}
         self.rows = 0
         self.blank = 0
         self.columns: set[str] = set()
-        ledger.connection.execute("CREATE OR REPLACE TABLE incoming AS FROM subscriptions LIMIT 0")
+        columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
+        ledger.connection.execute(f"CREATE OR REPLACE TABLE {self.table} ({columns})")
 
     def expect(self, stream: str, schema: dict[str, Any]) -> None:
         """Check once what the stream promises to bring.
@@ -68,12 +82,12 @@ class Intake:
             InputRefused: it lacks the subscription or the user.
         """
         properties = schema.get("properties", {})
-        missing = [column for column in KEY if column not in properties]
+        missing = [column for column in self._key if column not in properties]
         if missing:
-            msg = f"stream {stream!r}: its schema has no {' and no '.join(missing)}. Is its role really subscriptions?"
+            msg = f"stream {stream!r}: its schema has no {' and no '.join(missing)}. Is its role really {self._role}?"
             raise InputRefused(msg)
         self.flush()  # what waits came under the schema before
-        self.columns |= properties.keys() & _TYPES.keys()
+        self.columns |= properties.keys() & self._types.keys()
         self._snapshots.setdefault(stream, _Snapshot())
 
     # RECORD
@@ -150,10 +164,10 @@ class Intake:
             order = self._order(matters=not columnar or self._repeats(source))
             with storage_errors(f"writing {self._ledger.path}"), order, self._ledger.transaction():
                 described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
-                types = {column: kind for column, kind, *_ in described if column in _TYPES}
+                types = {column: kind for column, kind, *_ in described if column in self._types}
                 self._check_columns(types, label)
-                values = ", ".join(f"{_cast(column, kind)} AS {name(column)}" for column, kind in types.items())
-                load = f"INSERT INTO incoming BY NAME SELECT {values} FROM {source}"
+                values = ", ".join(f"{self._cast(column, kind)} AS {name(column)}" for column, kind in types.items())
+                load = f"INSERT INTO {self.table} BY NAME SELECT {values} FROM {source}"
                 ((rows,),) = connection.execute(load).fetchall()
         except _READING as e:
             raise self._culprit(source, label) or _unreadable(label, e) from e
@@ -163,7 +177,8 @@ class Intake:
 
     def _repeats(self, source: str) -> bool:
         """Whether a subscription comes twice; asked where looking at one column costs little."""
-        query = f"SELECT count(subscription_id) <> count(DISTINCT hash(subscription_id)) FROM {source}"
+        key = name(self._key[0])
+        query = f"SELECT count({key}) <> count(DISTINCT hash({key})) FROM {source}"
         return bool(self._ledger.count(query))
 
     @contextmanager
@@ -178,7 +193,7 @@ class Intake:
 
     def _check_columns(self, types: dict[str, str], label: str) -> None:
         """What a file lacks did not come, whatever the schema promised."""
-        missing = [column for column in KEY if column not in types]
+        missing = [column for column in self._key if column not in types]
         if missing:
             msg = f"{label}: has no column {' and no column '.join(missing)}. Nothing was sent."
             raise InputRefused(msg)
@@ -187,21 +202,22 @@ class Intake:
     def _culprit(self, source: str, label: str) -> InputRefused | None:
         """Find the first value that is not of its column's type."""
         for column in sorted(self.columns):
-            if _TYPES[column] == "VARCHAR":
+            if self._types[column] == "VARCHAR":
                 continue
             value = f"{name(column)}::VARCHAR"
             query = (
-                f"SELECT subscription_id::VARCHAR, {value} FROM {source} "
-                f"WHERE {_cast(column, 'VARCHAR', cast='TRY_CAST')} IS NULL AND trim({value}) <> '' LIMIT 1"
+                f"SELECT {name(self._key[0])}::VARCHAR, {value} FROM {source} "
+                f"WHERE {self._cast(column, 'VARCHAR', cast='TRY_CAST')} IS NULL AND trim({value}) <> '' LIMIT 1"
             )
             try:
                 found = self._ledger.connection.execute(query).fetchall()
             except duckdb.Error:
                 return None
-            for subscription, shown in found:
+            what = self._key[0].removesuffix("_id")
+            for row, shown in found:
                 return InputRefused(
-                    f"{label}: {column} of subscription {subscription} is {shown[:SHOWN_CHARACTERS]!r}, "
-                    f"which is no {_TYPES[column]}. Nothing was sent; mend the tap or leave the column out."
+                    f"{label}: {column} of {what} {row} is {shown[:SHOWN_CHARACTERS]!r}, "
+                    f"which is no {self._types[column]}. Nothing was sent; mend the tap or leave the column out."
                 )
         return None
 
@@ -233,19 +249,51 @@ class Intake:
         with storage_errors(f"writing {self._ledger.path}"):
             self._drop_blanks()
             self._drop_older_duplicates()
-        self._check_application()
         return all(snapshot.complete is not None for snapshot in self._snapshots.values())
 
     def _drop_blanks(self) -> None:
-        self.blank = self._ledger.count("DELETE FROM incoming WHERE subscription_id IS NULL OR user_id IS NULL")
+        lacking = " OR ".join(f"{name(column)} IS NULL" for column in self._key)
+        self.blank = self._ledger.count(f"DELETE FROM {self.table} WHERE {lacking}")
 
     def _drop_older_duplicates(self) -> None:
-        """Of several rows of one subscription keep the one that came last, as Singer has it."""
-        distinct = self._ledger.count("SELECT count(DISTINCT hash(subscription_id)) FROM incoming")
+        """Of several rows of one key keep the one that came last, as Singer has it."""
+        key = name(self._key[0])
+        distinct = self._ledger.count(f"SELECT count(DISTINCT hash({key})) FROM {self.table}")
         if distinct < self.rows - self.blank:
             self._ledger.connection.execute(
-                "DELETE FROM incoming WHERE rowid NOT IN (SELECT max(rowid) FROM incoming GROUP BY subscription_id)"
+                f"DELETE FROM {self.table} WHERE rowid NOT IN (SELECT max(rowid) FROM {self.table} GROUP BY {key})"
             )
+
+    def _cast(self, column: str, kind: str, *, cast: str = "CAST") -> str:
+        """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""
+        wanted = self._types[column]
+        if column in self._key:
+            return blank_is_null(f"{name(column)}::VARCHAR")
+        if wanted == "VARCHAR":  # kept as it came: what is odd in it is seen to when it is written
+            return f"nullif({name(column)}::VARCHAR, '')"
+        if kind != "VARCHAR":
+            return f"{cast}({name(column)} AS {wanted})"
+        value = f"nullif(trim({name(column)}::VARCHAR), '')"
+        if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where Piano writes ' +0200'
+            mended = f"regexp_replace({value}, ' *([+-]\\d\\d):?(\\d\\d)$', '\\1:\\2')"
+            return f"coalesce(TRY_CAST({value} AS {wanted}), {cast}({mended} AS {wanted}))"
+        return f"{cast}({value} AS {wanted})"
+
+
+class SubscriptionsIntake(Intake):
+    """Collects subscriptions."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Collect into the table ``incoming``."""
+        super().__init__(
+            ledger, table="incoming", types=_TYPES, key=("subscription_id", "user_id"), role="subscriptions"
+        )
+
+    @override
+    def finish(self) -> bool:
+        complete = super().finish()
+        self._check_application()
+        return complete
 
     def _check_application(self) -> None:
         """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns."""
@@ -259,6 +307,21 @@ class Intake:
                 f"{self._ledger.path}. Nothing was sent; give each application a ledger and an output of its own."
             )
             raise ConfigRefused(msg)
+
+
+class UsersIntake(Intake):
+    """Collects one stream of users; all as the text it came as, which is judged when it is written.
+
+    Args:
+        ledger: where they are collected.
+        stream: which of its properties are kept.
+    """
+
+    def __init__(self, ledger: Ledger, stream: UsersStream) -> None:
+        """Collect into a table beside that of the stream."""
+        types = dict.fromkeys((stream.user_id, *(trait.name for trait in stream.traits)), "VARCHAR")
+        super().__init__(ledger, table=f"incoming_{stream.stream}", types=types, key=(stream.user_id,), role="users")
+        self.stream = stream
 
 
 class _Snapshot:
@@ -278,22 +341,6 @@ class _Snapshot:
     def broken(self) -> bool:
         """Rows came, and nothing said that they were all."""
         return self._open is not None and self._open != self.complete
-
-
-def _cast(column: str, kind: str, *, cast: str = "CAST") -> str:
-    """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""
-    wanted = _TYPES[column]
-    if column in KEY:
-        return blank_is_null(f"{name(column)}::VARCHAR")
-    if wanted == "VARCHAR":  # kept as it came: what is odd in it is seen to when it is written
-        return f"nullif({name(column)}::VARCHAR, '')"
-    if kind != "VARCHAR":
-        return f"{cast}({name(column)} AS {wanted})"
-    value = f"nullif(trim({name(column)}::VARCHAR), '')"
-    if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where Piano writes ' +0200'
-        mended = f"regexp_replace({value}, ' *([+-]\\d\\d):?(\\d\\d)$', '\\1:\\2')"
-        return f"coalesce(TRY_CAST({value} AS {wanted}), {cast}({mended} AS {wanted}))"
-    return f"{cast}({value} AS {wanted})"
 
 
 def _read_json(path: Path, columns: str) -> str:

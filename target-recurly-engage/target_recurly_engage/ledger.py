@@ -12,20 +12,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import duckdb
-from piano_engage_common.duck import connect, name
+from piano_engage_common.duck import connect, name, text
 from piano_engage_common.stops import StorageFailed, storage_errors
 
-from target_recurly_engage.traits import SQL_TYPES, TRAITS
+from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from target_recurly_engage.traits import Trait
 
 _SUBSCRIPTION_COLUMNS = ", ".join(
     ["aid VARCHAR", "user_id VARCHAR"]
     + [f"{name(trait.name)} {SQL_TYPES[trait.kind]}" for trait in TRAITS]
     + ["modify_time TIMESTAMP WITH TIME ZONE"]
 )
+
+_FIRST_TRAITS = ", ".join(f"({text(trait.name)}, {text(trait.kind)})" for trait in TRAITS)
 
 MIGRATIONS: tuple[str, ...] = (
     # 1: the first ledger
@@ -70,6 +74,31 @@ MIGRATIONS: tuple[str, ...] = (
         last_at TIMESTAMP WITH TIME ZONE NOT NULL,
         next_at TIMESTAMP WITH TIME ZONE NOT NULL
     );
+    """,
+    # 3: traits by setting, streams of users, values that cannot be sent, what is sent again, plans let through
+    f"""
+    CREATE TABLE traits (
+        trait VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL,
+        stream VARCHAR,
+        first_at TIMESTAMP WITH TIME ZONE NOT NULL
+    );
+    INSERT INTO traits SELECT *, NULL, now() FROM (VALUES {_FIRST_TRAITS});
+    CREATE TABLE invalid (
+        user_id VARCHAR NOT NULL,
+        trait VARCHAR NOT NULL,
+        reason VARCHAR NOT NULL,
+        first_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        last_at TIMESTAMP WITH TIME ZONE NOT NULL
+    );
+    CREATE TABLE overtaken (user_id VARCHAR NOT NULL, after TIMESTAMP WITH TIME ZONE NOT NULL);
+    CREATE TABLE accepted (
+        fingerprint VARCHAR NOT NULL,
+        run_id VARCHAR NOT NULL,
+        accepted_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        finished_at TIMESTAMP WITH TIME ZONE
+    );
+    ALTER TABLE rejects ADD COLUMN fingerprint UBIGINT;
     """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
@@ -166,6 +195,43 @@ class Ledger:
         ((number,),) = self.connection.execute(query, list(parameters)).fetchall()
         return int(number or 0)
 
+    # Traits
+
+    def columns(self, table: str) -> list[str]:
+        """List the columns of a table, of which the name is given quoted or plain; none when there is no such table."""
+        plain = table[1:-1].replace('""', '"') if table.startswith('"') else table
+        query = "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT internal ORDER BY column_index"
+        return [column for (column,) in self.connection.execute(query, [plain]).fetchall()]
+
+    def tables(self) -> list[str]:
+        """List the tables."""
+        query = "SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary"
+        return [table for (table,) in self.connection.execute(query).fetchall()]
+
+    def kinds(self) -> dict[str, Kind]:
+        """Give the type of each trait that Engage was told of."""
+        return {
+            trait: Kind(kind) for trait, kind in self.connection.execute("SELECT trait, kind FROM traits").fetchall()
+        }
+
+    def note_kinds(self, traits: Iterable[Trait], now: str) -> None:
+        """Keep the types of *traits*, and when there was first one of that name."""
+        known = {
+            trait: (kind, stream)
+            for trait, kind, stream in self.connection.execute("SELECT trait, kind, stream FROM traits").fetchall()
+        }
+        for trait in traits:
+            if trait.name not in known:
+                self.connection.execute(
+                    "INSERT INTO traits (trait, kind, stream, first_at) VALUES (?, ?, ?, ?)",
+                    [trait.name, str(trait.kind), trait.stream, now],
+                )
+            elif known[trait.name] != (trait.kind, trait.stream):
+                self.connection.execute(
+                    "UPDATE traits SET kind = ?, stream = ? WHERE trait = ?",
+                    [str(trait.kind), trait.stream, trait.name],
+                )
+
     # Runs
 
     def start_run(self, run_id: str, started_at: datetime) -> None:
@@ -174,6 +240,26 @@ class Ledger:
         self.connection.execute(
             "INSERT INTO runs (run_id, started_at, status) VALUES (?, ?, 'running')", [run_id, started_at]
         )
+
+    def accept(self, fingerprint: str, run_id: str) -> None:
+        """Note that a plan that the brake held is let through; for once, but until all of it is delivered."""
+        self.close_accepted(but=fingerprint)
+        if not self.count("SELECT count(*) FROM accepted WHERE fingerprint = ? AND finished_at IS NULL", fingerprint):
+            self.connection.execute(
+                "INSERT INTO accepted (fingerprint, run_id, accepted_at) VALUES (?, ?, now())", [fingerprint, run_id]
+            )
+
+    def close_accepted(self, *, but: str = "") -> None:
+        """Note that what was let through is delivered, or overtaken by another plan."""
+        self.connection.execute(
+            "UPDATE accepted SET finished_at = now() WHERE finished_at IS NULL AND fingerprint <> ?", [but]
+        )
+
+    def used_up(self, fingerprint: str | None) -> str | None:
+        """Say when a plan of that fingerprint was let through and delivered; None when it was not."""
+        query = "SELECT max(finished_at)::VARCHAR FROM accepted WHERE fingerprint = ?"
+        ((when,),) = self.connection.execute(query, [fingerprint]).fetchall()
+        return None if when is None else str(when)
 
     def discard_open_deliveries(self) -> None:
         """Note of deliveries that a crash left open that nobody knows of them; what is due is sent again."""
@@ -186,7 +272,9 @@ class Ledger:
             "UPDATE runs SET status = ?, finished_at = ?, summary = ? WHERE run_id = ?",
             [status, datetime.now(tz=UTC), summary, run_id],
         )
-        self.connection.execute("DROP TABLE IF EXISTS incoming")
+        for table in self.tables():
+            if table == "incoming" or table.startswith("incoming_"):
+                self.connection.execute(f"DROP TABLE {name(table)}")
 
     def close(self) -> None:
         """Close the file and remove what was worked with beside it."""

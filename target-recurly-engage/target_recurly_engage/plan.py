@@ -1,47 +1,50 @@
-"""The one pure function in the middle: plan = desired(subscriptions, wording, now) - delivered.
+"""The one pure function in the middle: plan = desired(sources, contract, now) - delivered.
 
 It is computed for all readers in every run, so that a changed rule, a changed setting or the mere passage of time
 has exactly the consequences it should (decision 7). A statement says one thing; rows stay in the database.
 
 The comparison of all traits as text is the truth. Before it stands a sieve, for few readers change in a day: a
-number made of the primary subscription and of the rule that makes text of it (:func:`_fingerprint`). What has the
+number made of what the traits are made of and of the rule that makes text of it (:func:`_fingerprint`). What has the
 number under which Engage was last told needs no comparison.
+
+A cell of the plan is NULL where Engage was never told of that trait and there is nothing to tell: a reader of whom its
+source knows nothing, or a trait that has left the contract.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 import duckdb
 from piano_engage_common.duck import name, text
 
-from target_recurly_engage.traits import NAMES, STEADY, TRAITS, Wording, primary_order
+from target_recurly_engage.traits import USER_ID, Kind, Trait, primary_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.traits import Wording
 
+_OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
+"""Columns of ``delivered`` that are no traits."""
 
-_ABSENT = "subscriptions ANTI JOIN incoming USING (subscription_id)"
+_GONE: Final = "gone"
+_KNOWN: Final = "SELECT count(*) FROM plan JOIN delivered AS told USING (user_id)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merge:
-    """What the rows that came did to the subscriptions.
+class Ageing:
+    """Engage forgets readers who are idle for long, so they are told in full again in time.
 
     Attributes:
-        before: subscriptions before.
-        after: subscriptions after.
-        came: different subscriptions among the rows that came.
-        vanished: subscriptions that a complete log no longer holds.
+        after_days: days after which a reader is told again at the latest; 0 is never.
+        over_days: days before that over which the readers of one day are spread.
     """
 
-    before: int
-    after: int
-    came: int
-    vanished: int
+    after_days: float = 0
+    over_days: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +61,14 @@ class Plan:
     """What is to be sent; its rows lie in the table ``plan``, which is made like ``delivered``.
 
     Attributes:
-        users: readers that have a subscription, or had one when Engage was last told.
+        users: readers that a source knows, or of whom Engage was told.
         known: of these, readers of whom Engage was told before.
         new: readers of whom Engage was never told.
         changed: readers with another value in at least one steady trait.
-        gone: of the changed, readers without any subscription left: all their traits are cleared.
+        gone: of the changed, readers whom a source knew and no longer knows: all its traits are cleared.
+        again: readers without a change whose time to be told in full again has come.
+        invalid: values that cannot be sent, and count as absent, by trait and reason.
+        fingerprint: names what is planned and held back.
         traits: changes by trait.
     """
 
@@ -71,83 +77,164 @@ class Plan:
     new: int
     changed: int
     gone: int
+    again: int = 0
+    invalid: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
     traits: dict[str, TraitChanges] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Readers to send."""
-        return self.new + self.changed
+        return self.new + self.changed + self.again
 
 
-def merge(ledger: Ledger, *, complete: bool) -> Merge:
-    """Bring ``subscriptions`` up to date with ``incoming``; to be called inside a transaction.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A table with at most one row a reader that counts.
 
-    Args:
-        ledger: the ledger.
-        complete: the rows that came are the complete log, so what they lack has vanished.
+    Attributes:
+        table: its name, quoted.
+        row: column of ``readers`` and ``suspects`` that points to the row; NULL is none.
+        traits: what is made of it.
     """
-    execute = ledger.connection.execute
-    before = ledger.count("SELECT count(*) FROM subscriptions")
-    came = ledger.count("SELECT count(*) FROM incoming")
-    vanished = ledger.count(f"SELECT count(*) FROM {_ABSENT}") if complete else 0
-    if not complete and came < before / 2:
-        _add_to_subscriptions(execute)
-    else:
-        if not complete:
-            execute(f"INSERT INTO incoming BY NAME FROM {_ABSENT}")
-        execute("DROP TABLE subscriptions")
-        execute("ALTER TABLE incoming RENAME TO subscriptions")
-    return Merge(before=before, after=ledger.count("SELECT count(*) FROM subscriptions"), came=came, vanished=vanished)
+
+    table: str
+    row: str
+    traits: tuple[Trait, ...]
+
+    def column(self, trait: Trait) -> str:
+        """Name, quoted, of the column that *trait* is made of."""
+        return f"{self.table}.{name(trait.name)}"
 
 
-def _add_to_subscriptions(execute: Callable[[str], object]) -> None:
-    """Where few rows came, they go to the many."""
-    execute("DELETE FROM subscriptions USING incoming WHERE subscriptions.subscription_id = incoming.subscription_id")
-    execute("INSERT INTO subscriptions BY NAME FROM incoming")
-    execute("DROP TABLE incoming")
-
-
-def make_plan(ledger: Ledger, wording: Wording, *, now: str, delivery_id: str) -> Plan:
+def make_plan(
+    ledger: Ledger, contract: Contract, *, now: str, clock: str, delivery_id: str, ageing: Ageing | None = None
+) -> Plan:
     """Compute the plan into the table ``plan``; to be called inside a transaction.
 
+    Beside it are made, for this connection: ``again``, the readers that are told in full though they are known, and
+    ``suspects``, those that were compared.
+
     Args:
-        ledger: the ledger, its subscriptions up to date.
-        wording: how values are written.
-        now: the moment that counts as now, as ISO 8601.
+        ledger: the ledger, its sources up to date.
+        contract: what may be sent, and how.
+        now: the moment that counts as now when subscriptions are judged, as ISO 8601.
+        clock: the moment at which this is done, as ISO 8601.
         delivery_id: names the delivery that will send it.
+        ageing: when readers are told again; without it only after a file that came between.
     """
-    execute = ledger.connection.execute
-    execute(f"CREATE OR REPLACE TEMP TABLE primaries AS {_primaries(wording, now)}")
-    execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(wording)}")
-    execute(f"CREATE OR REPLACE TABLE plan AS {_differing(wording, delivery_id)}")
-    execute("DROP TABLE primaries")
+    execute, wording = ledger.connection.execute, contract.wording
+    _mend(ledger)
+    traits = _shape(ledger, contract, clock)
+    sources = _sources(ledger, contract)
+    execute(f"CREATE OR REPLACE TEMP TABLE readers AS {_readers(sources, contract, now)}")
+    execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
+    execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
+    execute(f"CREATE OR REPLACE TABLE plan AS {_differing(sources, traits, wording, delivery_id)}")
+    fingerprint = _name_plan(ledger)
+    execute("DROP TABLE readers")
     _remember_equals(ledger)
-    new, new_traits = _first_values(ledger, wording)
-    changed, changes = _other_values(ledger, wording)
+    new, new_traits = _first_values(ledger, traits, wording)
+    changed, changes = _other_values(ledger, traits, wording)
     known = ledger.count("SELECT count(*) FROM delivered")
+    again = ledger.count(f"{_KNOWN} WHERE NOT {_differs(traits, wording)}")
     return Plan(
         users=known + new,
         known=known,
         new=new,
-        changed=changed,
-        gone=ledger.count("SELECT count(*) FROM plan SEMI JOIN (FROM suspects WHERE row IS NULL) USING (user_id)"),
+        changed=changed - again,
+        gone=ledger.count(f"{_KNOWN} JOIN suspects USING (user_id) WHERE {_lost(sources, wording)}"),
+        again=again,
+        invalid=_note_invalid(ledger, sources, wording, clock),
+        fingerprint=fingerprint,
         traits={
-            trait: TraitChanges(new=new_traits[i], changed=changes[2 * i], cleared=changes[2 * i + 1])
-            for i, trait in enumerate(NAMES)
+            trait.name: TraitChanges(
+                new=new_traits[i] + changes[3 * i], changed=changes[3 * i + 1], cleared=changes[3 * i + 2]
+            )
+            for i, trait in enumerate(traits)
         }
         if new or changed
         else {},
     )
 
 
-def _primaries(wording: Wording, now: str) -> str:
+# What there is
+
+
+def _mend(ledger: Ledger) -> None:
+    """Keep one row a reader in ``delivered``, whoever made more of them."""
+    if ledger.count("SELECT count(*) - count(DISTINCT user_id) FROM delivered"):
+        ledger.connection.execute(
+            "DELETE FROM delivered WHERE user_id IS NULL "
+            "OR rowid NOT IN (SELECT min(rowid) FROM delivered GROUP BY user_id)"
+        )
+
+
+def told_traits(ledger: Ledger, contract: Contract) -> tuple[Trait, ...]:
+    """Give the traits that ``delivered`` has columns of: those of the contract, then those that have left it."""
+    columns = [column for column in ledger.columns("delivered") if column not in _OF_DELIVERIES]
+    active = tuple(trait for trait in contract.traits if trait.name in columns)
+    kinds = ledger.kinds()
+    left = (one for one in columns if one not in {trait.name for trait in active})
+    return (*active, *(Trait(one, kinds.get(one, Kind.STRING)) for one in left))
+
+
+def _shape(ledger: Ledger, contract: Contract, clock: str) -> tuple[Trait, ...]:
+    """Give ``delivered`` the columns of the contract, and drop those that have left it once nobody has a value."""
+    execute = ledger.connection.execute
+    active = {trait.name for trait in contract.traits}
+    left = [trait for trait in told_traits(ledger, contract) if trait.name not in active]
+    for trait in left:
+        clear = text(contract.wording.clear_value(trait))
+        if not ledger.count(f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> {clear}"):
+            execute(f"ALTER TABLE delivered DROP COLUMN {name(trait.name)}")
+            execute("DELETE FROM traits WHERE trait = ?", [trait.name])
+    for trait in contract.traits:
+        execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {name(trait.name)} VARCHAR")
+    ledger.note_kinds(contract.traits, clock)
+    return told_traits(ledger, contract)
+
+
+def _sources(ledger: Ledger, contract: Contract) -> tuple[_Source, ...]:
+    """List the sources that have ever come."""
+    users = []
+    for i, stream in enumerate(contract.users):
+        columns = ledger.columns(stream.table)
+        traits = tuple(trait for trait in stream.traits if trait.name in columns)
+        if traits:
+            users.append(_Source(table=stream.table, row=f"row_{i}", traits=traits))
+    return (_Source(table="subscriptions", row="row", traits=contract.own), *users)
+
+
+# Who may have changed
+
+
+def _readers(sources: tuple[_Source, ...], contract: Contract, now: str) -> str:
+    """Make the SQL of all readers that a source knows, with their rows and their fingerprint."""
+    own, *users = sources
+    readers = f"SELECT user_id, row, fingerprint FROM ({_primaries(sources, contract.wording, now)})"
+    if not users:
+        return readers
+    joined, fingerprints = f"({readers}) AS readers", ["readers.fingerprint"]
+    for i, (stream, source) in enumerate((contract.stream(one.traits[0].stream or ""), one) for one in users):
+        key = f"{source.table}.{name(stream.user_id)}"
+        rows = f"SELECT {key} AS user_id, rowid AS {source.row}, {_hash(source, contract.wording)} AS hash_{i}"
+        joined += f" FULL JOIN ({rows} FROM {source.table}) AS users_{i} USING (user_id)"
+        fingerprints.append(f"hash_{i}")
+    rows = ", ".join([own.row, *(source.row for source in users)])
+    rule = text(_rule(sources, contract.wording))
+    return f"SELECT user_id, {rows}, hash({rule}, {', '.join(fingerprints)}) AS fingerprint FROM {joined}"
+
+
+def _primaries(sources: tuple[_Source, ...], wording: Wording, now: str) -> str:
     """Make the SQL of each reader's primary subscription; who has only one needs no order."""
+    fingerprint = _fingerprint(sources, wording)
     return f"""
         WITH readers AS (
-            SELECT user_id, count(*) AS subscriptions, min(rowid) AS row, min({_fingerprint(wording)}) AS fingerprint
+            SELECT user_id, count(*) AS subscriptions, min(rowid) AS row, min({fingerprint}) AS fingerprint
             FROM subscriptions GROUP BY user_id
         ), chosen AS (
-            SELECT user_id, arg_min({{row: rowid, fingerprint: {_fingerprint(wording)}}}, {primary_order(now)}) AS best
+            SELECT user_id, arg_min({{row: rowid, fingerprint: {fingerprint}}}, {primary_order(now)}) AS best
             FROM subscriptions SEMI JOIN (FROM readers WHERE subscriptions > 1) USING (user_id) GROUP BY user_id
         )
         SELECT user_id, row, fingerprint FROM readers WHERE subscriptions = 1
@@ -156,42 +243,113 @@ def _primaries(wording: Wording, now: str) -> str:
     """
 
 
-def _fingerprint(wording: Wording) -> str:
+def _fingerprint(sources: tuple[_Source, ...], wording: Wording) -> str:
     """Make the SQL of a number that another value of a steady trait, or another rule, makes another."""
-    return f"hash({text(_rule(wording))}, {', '.join(map(name, STEADY))})"
+    return f"hash({text(_rule(sources, wording))}, {_hash(sources[0], wording)})"
 
 
-def _rule(wording: Wording) -> str:
+def _hash(source: _Source, wording: Wording) -> str:
+    """Make the SQL of a number made of what the traits of a source are made of."""
+    cells = []
+    for trait in source.traits:
+        column = source.column(trait)
+        if not trait.drifts:
+            cells.append(column)
+        elif trait.thresholds:
+            cells.append(wording.step(trait, f"({wording.written(trait, column)})"))
+    return f"hash({', '.join(cells) or '0'})"
+
+
+def _rule(sources: tuple[_Source, ...], wording: Wording) -> str:
     """Put into words how values become text: the very SQL, and the program that runs it and knows the time zones."""
-    return "\n".join([duckdb.__version__, *map(wording.written, TRAITS)])
+    written = (wording.written(trait, source.column(trait)) for source in sources for trait in source.traits)
+    return "\n".join([duckdb.__version__, *written])
 
 
-def _suspects(wording: Wording) -> str:
-    """Make the SQL of the readers whose traits may differ from what Engage was told; no row means no subscription."""
-    gone = f"hash('gone', {text(_rule(wording))})"
+def _again(clock: str, ageing: Ageing) -> str:
+    """Make the SQL of known readers whose time to be told in full again has come.
+
+    That is when they were told long ago, each of one day's readers on a day of his own, and after a file came between.
+    """
+    overtaken = f"SELECT DISTINCT user_id FROM overtaken WHERE after <= {text(clock)}::TIMESTAMPTZ"
+    if not ageing.after_days:
+        return f"{overtaken} AND user_id IN (SELECT user_id FROM readers)"
+    day = timedelta(days=1).total_seconds()
+    age = f"epoch({text(clock)}::TIMESTAMPTZ) - epoch(coalesce(acknowledged_at, started_at))"
+    youngest = max(ageing.after_days - ageing.over_days + 1, 0) * day
+    share = f"hash(user_id) % {max(ageing.over_days, 1)}"
     return f"""
-        SELECT user_id, row, fingerprint FROM primaries ANTI JOIN delivered USING (user_id, fingerprint)
-        UNION ALL
-        SELECT DISTINCT user_id, NULL, {gone} FROM delivered ANTI JOIN primaries USING (user_id)
-        WHERE fingerprint IS DISTINCT FROM {gone} AND user_id IS NOT NULL
+        WITH old AS (SELECT delivery_id, {age} AS age FROM deliveries WHERE {age} >= {youngest}), aged AS (
+            SELECT user_id FROM delivered JOIN old USING (delivery_id)
+            WHERE age >= greatest({ageing.after_days} - {share}, 0) * {day}
+        )
+        SELECT user_id FROM (FROM aged UNION {overtaken}) SEMI JOIN readers USING (user_id)
     """
 
 
-def _differing(wording: Wording, delivery_id: str) -> str:
+def _suspects(sources: tuple[_Source, ...], wording: Wording) -> str:
+    """Make the SQL of the readers whose traits may differ from what Engage was told; no rows means no source."""
+    rows = [source.row for source in sources]
+    gone = f"hash({text(_GONE)}, {text(_rule(sources, wording))})"
+    columns = ", ".join(["user_id", *rows, "fingerprint"])
+    return f"""
+        SELECT {columns} FROM readers ANTI JOIN delivered USING (user_id, fingerprint)
+        UNION ALL
+        SELECT {columns} FROM readers SEMI JOIN again USING (user_id) SEMI JOIN delivered USING (user_id, fingerprint)
+        UNION ALL
+        SELECT user_id, {", ".join("NULL" for _ in rows)}, {gone} FROM delivered ANTI JOIN readers USING (user_id)
+        WHERE fingerprint IS DISTINCT FROM {gone}
+    """
+
+
+# What has changed
+
+
+def _differing(sources: tuple[_Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
     """Make the SQL of the plan: the suspects' desired traits without those that Engage was told word by word."""
-    written = ", ".join(f"{wording.written(trait)} AS {name(trait.name)}" for trait in TRAITS)
-    cleared = ", ".join(f"{text(wording.clear_value(trait))} AS {name(trait.name)}" for trait in TRAITS)
+    source_of = {trait.name: source for source in sources for trait in source.traits}
+    cells = ", ".join(f"{_cell(source_of.get(trait.name), trait, wording)} AS {name(trait.name)}" for trait in traits)
+    joins = " ".join(f"LEFT JOIN {one.table} ON {one.table}.rowid = suspects.{one.row}" for one in sources)
     return f"""
         WITH desired AS (
-            SELECT suspects.user_id, {text(delivery_id)} AS delivery_id, fingerprint, {written}
-            FROM subscriptions JOIN suspects ON subscriptions.rowid = suspects.row
-            UNION ALL
-            SELECT user_id, {text(delivery_id)}, fingerprint, {cleared} FROM suspects WHERE row IS NULL
-        ), told AS (
-            FROM delivered SEMI JOIN suspects USING (user_id)
+            SELECT suspects.user_id, {text(delivery_id)} AS delivery_id, suspects.fingerprint, {cells}
+            FROM suspects {joins}
+            LEFT JOIN (FROM delivered SEMI JOIN suspects USING (user_id)) AS told ON told.user_id = suspects.user_id
         )
-        FROM desired ANTI JOIN told USING (user_id, {", ".join(map(name, STEADY))})
+        SELECT plan.* FROM desired AS plan LEFT JOIN delivered AS told USING (user_id)
+        WHERE told.user_id IS NULL OR plan.user_id IN (FROM again) OR {_differs(traits, wording)}
     """
+
+
+def _cell(source: _Source | None, trait: Trait, wording: Wording) -> str:
+    """Make the SQL of what is to be told of a trait; where its source knows nothing it is cleared, if it was told."""
+    absent = f"CASE WHEN told.{name(trait.name)} IS NOT NULL THEN {text(wording.clear_value(trait))} END"
+    if source is None:
+        return absent
+    return f"CASE WHEN {source.row} IS NULL THEN {absent} ELSE {wording.written(trait, source.column(trait))} END"
+
+
+def _differs(traits: tuple[Trait, ...], wording: Wording) -> str:
+    """Make the SQL that says whether ``plan`` differs from ``told`` in what is a reason to send."""
+    differences = []
+    for trait in traits:
+        planned, told = f"plan.{name(trait.name)}", f"told.{name(trait.name)}"
+        if trait.drifts:
+            differences.append(f"({planned} IS NULL) <> ({told} IS NULL)")
+        if not trait.drifts:
+            differences.append(f"{planned} IS DISTINCT FROM {told}")
+        elif trait.thresholds:
+            differences.append(f"{wording.step(trait, planned)} <> {wording.step(trait, told)}")
+    return f"coalesce({' OR '.join(differences)}, false)"
+
+
+def _lost(sources: tuple[_Source, ...], wording: Wording) -> str:
+    """Make the SQL that says whether a source knew a reader, as ``told`` shows, and no longer does."""
+    lost = []
+    for source in sources:
+        known = " OR ".join(f"told.{name(trait.name)} <> {text(wording.clear_value(trait))}" for trait in source.traits)
+        lost.append(f"({source.row} IS NULL AND coalesce({known or 'false'}, false))")
+    return " OR ".join(lost)
 
 
 def _remember_equals(ledger: Ledger) -> None:
@@ -203,24 +361,68 @@ def _remember_equals(ledger: Ledger) -> None:
     """)
 
 
-def _first_values(ledger: Ledger, wording: Wording) -> tuple[int, list[int]]:
+# Counts
+
+
+def _first_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -> tuple[int, list[int]]:
     """Count readers that are new, and for each trait those of them that get a value."""
-    cells = ", ".join(f"count_if({name(t.name)} <> {text(wording.clear_value(t))})" for t in TRAITS)
+    cells = ", ".join(f"count_if({name(t.name)} <> {text(wording.clear_value(t))})" for t in traits)
     query = f"SELECT count(*), {cells} FROM plan ANTI JOIN delivered USING (user_id)"
-    ((new, *traits),) = ledger.connection.execute(query).fetchall()
-    return new, [count or 0 for count in traits]  # of no rows count_if() makes NULL
+    ((new, *counts),) = ledger.connection.execute(query).fetchall()
+    return new, [count or 0 for count in counts]  # of no rows count_if() makes NULL
 
 
-def _other_values(ledger: Ledger, wording: Wording) -> tuple[int, list[int]]:
-    """Count readers that Engage knows, and for each trait those that get another value, and those that lose it."""
+def _other_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -> tuple[int, list[int]]:
+    """Count known readers in the plan, and for each trait those that get a first, another, or a clearing value."""
     cells = []
-    for trait in TRAITS:
+    for trait in traits:
         column, clear = name(trait.name), text(wording.clear_value(trait))
-        differs = f"plan.{column} IS DISTINCT FROM delivered.{column}"
+        differs = f"plan.{column} IS DISTINCT FROM told.{column}"
         cells += [
-            f"count_if({differs} AND plan.{column} <> {clear})",
-            f"count_if({differs} AND plan.{column} = {clear})",
+            f"count_if(told.{column} IS NULL AND plan.{column} <> {clear})",
+            f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} <> {clear})",
+            f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} = {clear})",
         ]
-    query = f"SELECT count(DISTINCT user_id), {', '.join(cells)} FROM plan JOIN delivered USING (user_id)"
-    ((changed, *traits),) = ledger.connection.execute(query).fetchall()
-    return changed, [count or 0 for count in traits]
+    query = f"SELECT count(*), {', '.join(cells)} FROM plan JOIN delivered AS told USING (user_id)"
+    ((known, *counts),) = ledger.connection.execute(query).fetchall()
+    return known, [count or 0 for count in counts]
+
+
+def _note_invalid(ledger: Ledger, sources: tuple[_Source, ...], wording: Wording, clock: str) -> dict[str, int]:
+    """Keep in the table ``invalid`` which values cannot be sent, and count them."""
+    execute = ledger.connection.execute
+    execute("CREATE OR REPLACE TEMP TABLE found (user_id VARCHAR, trait VARCHAR, reason VARCHAR)")
+    for source in sources:
+        judged = {
+            trait: wording.is_invalid(trait, source.column(trait))
+            for trait in source.traits
+            if trait.stream or trait.kind is Kind.STRING
+        }
+        rows = f"{source.table} JOIN suspects ON {source.table}.rowid = suspects.{source.row}"
+        if not judged or not ledger.count(f"SELECT count(*) FROM {rows} WHERE {' OR '.join(judged.values())}"):
+            continue
+        for trait, is_invalid in judged.items():
+            execute(
+                f"INSERT INTO found SELECT suspects.user_id, ?, ? FROM {rows} WHERE {is_invalid}",
+                [trait.name, wording.why_invalid(trait)],
+            )
+    well = "(FROM suspects ANTI JOIN found USING (user_id)) AS well"
+    execute(f"DELETE FROM invalid USING {well} WHERE invalid.user_id = well.user_id")
+    if ledger.count("SELECT count(*) FROM found"):
+        execute(
+            "CREATE OR REPLACE TEMP TABLE found AS SELECT found.*, coalesce(first_at, ?::TIMESTAMPTZ) AS first_at, "
+            "?::TIMESTAMPTZ AS last_at FROM found LEFT JOIN invalid USING (user_id, trait)",
+            [clock, clock],
+        )
+        execute("DELETE FROM invalid USING found WHERE invalid.user_id = found.user_id")
+        execute("INSERT INTO invalid BY NAME FROM found")
+    execute("DROP TABLE found")
+    counts = execute("SELECT trait || ': ' || reason, count(*) FROM invalid GROUP BY ALL ORDER BY ALL").fetchall()
+    return {str(words): int(count) for words, count in counts}
+
+
+def _name_plan(ledger: Ledger) -> str:
+    """Make a name of all that is desired: it stays the same while a plan is delivered bit by bit."""
+    query = "SELECT printf('%016x', hash(count(*), bit_xor(hash(user_id, fingerprint)))) FROM readers"
+    ((found,),) = ledger.connection.execute(query).fetchall()
+    return str(found)

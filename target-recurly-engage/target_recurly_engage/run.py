@@ -5,44 +5,38 @@ from __future__ import annotations
 import json
 import uuid
 from contextlib import closing
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 from piano_engage_common.duck import name
 from piano_engage_common.progress import Progress
-from piano_engage_common.stops import PartlyRejected, RunStopped, storage_errors
-from piano_engage_common.transport import Patience, RunEnds, Stopping, Transport
+from piano_engage_common.stops import BrakeApplied, PartlyRejected, RunStopped, storage_errors
+from piano_engage_common.transport import RunEnds
 
 from target_recurly_engage.brake import Brake
-from target_recurly_engage.delivery.file import FileDelivery
-from target_recurly_engage.delivery.ingest import IngestDelivery, Requests
-from target_recurly_engage.delivery.s3 import S3Delivery, bucket_of
-from target_recurly_engage.engage import PATH, IngestClient, access_of
-from target_recurly_engage.intake import Intake
+from target_recurly_engage.contract import contract_of, kinds_of, typed_in_settings
+from target_recurly_engage.delivery.choice import delivery_of
+from target_recurly_engage.delivery.ingest import Requests
+from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
-from target_recurly_engage.plan import make_plan, merge
+from target_recurly_engage.merge import merge, merge_users
+from target_recurly_engage.plan import Ageing, make_plan
+from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.summary import Summary
-from target_recurly_engage.traits import TRAITS, Trait, Wording
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from target_recurly_engage.delivery.csvs import CsvDelivery
+    from target_recurly_engage.intake import Intake
+    from target_recurly_engage.traits import Trait
 
 
-def wording_of(config: Mapping[str, Any]) -> Wording:
-    """Read from the target's settings how values are written."""
-    return Wording(
-        zone=config["timezone"],
-        clear_string=config["clear_string"],
-        clear_number=f"{Decimal(str(config['clear_number'])).normalize():f}",
-        clear_boolean=str(config["clear_boolean"]).lower(),
-        clear_date=date.fromisoformat(config["clear_date"]).isoformat(),
-    )
+def ageing_of(config: Mapping[str, Any]) -> Ageing:
+    """Read from the target's settings when readers are told again."""
+    return Ageing(after_days=float(config["resend_after_days"]), over_days=int(config["resend_over_days"]))
 
 
 class Run:
@@ -66,10 +60,12 @@ class Run:
         self._logger = logger
         self._runs = Path(config["runs_path"])
         self._now = datetime.fromisoformat(config["as_of"]).isoformat() if config.get("as_of") else None
-        self._wording = wording_of(config)
+        self._config = config
+        self._dry = bool(config["dry_run"])
         self._brake = Brake(
             min_rows_fraction=config["brake_min_rows_fraction"],
             max_clear_fraction=config["brake_max_clear_fraction"],
+            max_change_fraction=config.get("brake_max_change_fraction"),
         )
         self._progress = Progress(logger)
         self._max_reject_fraction = float(config["max_reject_fraction"])
@@ -77,47 +73,37 @@ class Run:
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
         self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
         try:
-            self._delivery = self._delivery_of(config)
-            self._delivery.check()
+            self._contract = contract_of(config).with_kinds(self._ledger.kinds())
+            self._delivery = delivery_of(config, self._ledger, self._contract, logger=logger, progress=self._progress)
+            if not self._dry:
+                self._delivery.check()
             self._delivery.settle()
         except BaseException:
             self._ledger.close()
             raise
         self._ledger.start_run(self.summary.run_id, started_at)
-        self.intake = Intake(self._ledger)
+        self._subscriptions: SubscriptionsIntake | None = None
+        self._users: dict[str, UsersIntake] = {}
 
-    def _ingest_delivery(self, config: Mapping[str, Any]) -> IngestDelivery:
-        access, concurrency = access_of(config), int(config["concurrency"])
-        transport = Transport(
-            patience=Patience(
-                timeout=float(config["request_timeout"]),
-                attempts=int(config["retry_attempts"]),
-                wait=float(config["retry_wait"]),
-                total=float(config["retry_seconds"]),
-            ),
-            rate=float(config["requests_per_second"]),
-            logger=self._logger,
-            stopping=Stopping(),
-            at_once=concurrency,
-            afterwards="what Engage took is acknowledged, the next run sends the rest",
-        )
-        return IngestDelivery(
-            self._ledger,
-            IngestClient(transport, access),
-            location=f"{access.url.rstrip('/')}{PATH}",
-            concurrency=concurrency,
-            typed=config["ingest_values"] == "typed",
-            logger=self._logger,
-            progress=self._progress,
-        )
+    # Taking in
 
-    def _delivery_of(self, config: Mapping[str, Any]) -> CsvDelivery | IngestDelivery:
-        if config["delivery"] == IngestDelivery.channel:
-            return self._ingest_delivery(config)
-        if config["delivery"] == S3Delivery.channel:
-            return S3Delivery(self._ledger, bucket_of(config), logger=self._logger, progress=self._progress)
-        folder = Path(config["output_path"])
-        return FileDelivery(self._ledger, folder, logger=self._logger, progress=self._progress)
+    def subscriptions(self) -> Intake:
+        """Give what collects subscriptions, of whichever streams."""
+        self._subscriptions = self._subscriptions or SubscriptionsIntake(self._ledger)
+        return self._subscriptions
+
+    def users(self, stream: str, schema: Mapping[str, Any]) -> Intake:
+        """Give what collects the rows of a stream of users; *schema* says the types that the settings leave open."""
+        kinds = kinds_of(schema.get("properties", {}))
+        for trait in typed_in_settings(self._config, stream):
+            kinds.pop(trait, None)
+        names = {trait.name for trait in self._contract.stream(stream).traits}
+        self._contract = self._contract.with_kinds({trait: kind for trait, kind in kinds.items() if trait in names})
+        if stream not in self._users:
+            self._users[stream] = UsersIntake(self._ledger, self._contract.stream(stream))
+        return self._users[stream]
+
+    # Delivering
 
     def finish(self) -> None:
         """Turn the rows that came into traits and deliver those that changed.
@@ -128,25 +114,35 @@ class Run:
             InputRefused: the rows are not complete.
             StorageFailed: a disk is full.
         """
-        complete = self.intake.finish()
-        self.summary.rows, self.summary.rejected = self.intake.rows, self.intake.blank
-        if self.intake.rows:
-            self._check_columns()
+        intakes = [*([self._subscriptions] if self._subscriptions else []), *self._users.values()]
+        complete = {intake: intake.finish() for intake in intakes}
+        self.summary.rows = sum(intake.rows for intake in intakes)
+        self.summary.rejected = sum(intake.blank for intake in intakes)
         delivery_id = uuid.uuid4().hex
         with storage_errors(f"working on {self._ledger.path}"):
-            with self._ledger.transaction():
-                self._make_plan(complete=complete, delivery_id=delivery_id)
+            with self._ledger.trial() if self._dry else self._ledger.transaction():
+                self._make_plan(complete, delivery_id)
+                if self._dry:
+                    self._show()
+                    return
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
         if isinstance(delivered, Requests):
             self._tell(delivered)
         elif delivered:
             self.summary.files.append(delivered)
+        if not isinstance(delivered, Requests) or not delivered.waiting + delivered.held:
+            self._ledger.close_accepted()
 
     def _tell(self, requests: Requests) -> None:
         self.summary.requests = requests
         for reason, times in requests.reasons.items():
             self._logger.warning("Engage rejected %d reader(s) with %s; they are tried again later", times, reason)
+        if requests.held:
+            self._logger.warning(
+                "%d reader(s) wait: the file with their last traits counts as unread for csv_ingest_hours",
+                requests.held,
+            )
         if requests.interrupted:
             raise RunEnds
 
@@ -174,23 +170,77 @@ class Run:
         """Have the delivery end as soon as what is in flight has landed; for the handler of a signal."""
         self._delivery.interrupt()
 
-    def _check_columns(self) -> None:
-        absent = [trait for trait in TRAITS if trait.name not in self.intake.columns]
-        self._brake.check_columns(trait.name for trait in absent if self._was_told(trait))
+    def _make_plan(self, complete: Mapping[Intake, bool], delivery_id: str) -> None:
+        clock = self.summary.started_at.isoformat()
+        if self._subscriptions:
+            self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
+        for intake in self._users.values():
+            self._merge_users(intake, complete=complete[intake])
+        with self._progress.watch("comparing traits", self._ledger.connection):
+            plan = make_plan(
+                self._ledger,
+                self._contract,
+                now=self._now or clock,
+                clock=clock,
+                delivery_id=delivery_id,
+                ageing=ageing_of(self._config),
+            )
+        self.summary.plan = plan
+        for words, count in plan.invalid.items():
+            self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
+        self._brake.check_plan(plan)
+        accepted = self._config.get("accept")
+        try:
+            let_through = self._brake.apply(plan, accepted, self._ledger.used_up(accepted))
+        except BrakeApplied:
+            if self._dry:
+                self._show()
+            raise
+        if let_through:
+            self._logger.warning("let through as told by accept: %s", "; ".join(self._brake.findings))
+            self._ledger.accept(plan.fingerprint, self.summary.run_id)
+        else:
+            self._ledger.close_accepted(but=plan.fingerprint)
+
+    def _merge_subscriptions(self, intake: SubscriptionsIntake, *, complete: bool) -> None:
+        self._check_columns("the export", intake, self._contract.own)
+        with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
+            self.summary.merge = merge(self._ledger, complete=complete)
+        self._brake.check_rows("the subscription log", self.summary.merge, complete=complete)
+        if not complete and intake.rows and not self.summary.merge.before:
+            self._logger.warning(
+                "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
+                "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"
+            )
+
+    def _merge_users(self, intake: UsersIntake, *, complete: bool) -> None:
+        stream = self._contract.stream(intake.stream.stream)
+        self._check_columns(stream.stream, intake, stream.traits)
+        for trait in stream.traits:
+            if trait.name not in intake.columns:  # it did not come, which is not the same as empty
+                self._ledger.connection.execute(f"ALTER TABLE {intake.table} DROP COLUMN {name(trait.name)}")
+        done = merge_users(self._ledger, stream, intake.table, complete=complete)
+        self.summary.users[stream.stream] = done
+        self._brake.check_rows(stream.stream, done, complete=complete)
+
+    def _check_columns(self, stream: str, intake: Intake, traits: Iterable[Trait]) -> None:
+        if intake.rows:
+            absent = (trait for trait in traits if trait.name not in intake.columns)
+            self._brake.check_columns(stream, (trait.name for trait in absent if self._was_told(trait)))
 
     def _was_told(self, trait: Trait) -> bool:
         """Whether Engage has a value of the trait for anybody, other than the one that clears it."""
+        if trait.name not in self._ledger.columns("delivered"):
+            return False
         query = f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> ?"
-        return self._ledger.count(query, self._wording.clear_value(trait)) > 0
+        return self._ledger.count(query, self._contract.wording.clear_value(trait)) > 0
 
-    def _make_plan(self, *, complete: bool, delivery_id: str) -> None:
-        now = self._now or self.summary.started_at.isoformat()
-        with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{self.intake.rows:,} rows"):
-            self.summary.merge = merge(self._ledger, complete=complete)
-        self._brake.check_rows(self.summary.merge, complete=complete)
-        with self._progress.watch("comparing traits", self._ledger.connection):
-            self.summary.plan = make_plan(self._ledger, self._wording, now=now, delivery_id=delivery_id)
-        self._brake.check_clears(self.summary.plan)
+    def _show(self) -> None:
+        """Tell of a dry run what a real one would send."""
+        assert self.summary.plan  # noqa: S101 - it was made just now
+        answer = shown(self._ledger, self._contract, self._config, self.summary.plan)
+        for line in words_of(answer):
+            self._logger.info("dry run: %s", line)
 
     def end(self, status: str, message: str | None = None) -> None:
         """Write the summary and close the ledger; once is enough.

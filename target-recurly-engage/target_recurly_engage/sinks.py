@@ -1,12 +1,14 @@
-"""The sinks: one for streams of subscriptions, one for all others."""
+"""The sinks: one for streams of each role, one for all others."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from singer_sdk.sinks import Sink
 from typing_extensions import override
+
+from target_recurly_engage.contract import SUBSCRIPTIONS_ROLE, USERS_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
     from singer_sdk.helpers._batch import BaseBatchFileEncoding
     from singer_sdk.sinks.core import BaseJSONSchemaValidator
 
+    from target_recurly_engage.intake import Intake
+    from target_recurly_engage.run import Run
     from target_recurly_engage.target import TargetRecurlyEngage
 
 
-class SubscriptionsSink(Sink):
-    """Passes what it gets to the intake of the run."""
+class TakenInSink(Sink):
+    """Passes what it gets to an intake of the run."""
 
     def __init__(
         self,
@@ -29,8 +33,12 @@ class SubscriptionsSink(Sink):
     ) -> None:
         """Check the schema once, instead of each record."""
         super().__init__(target, stream_name, schema, key_properties)
-        self._intake = target.run.intake
-        self._intake.expect(stream_name, schema)
+        self.intake = self._intake_of(target.run, schema)
+        self.intake.expect(stream_name, schema)
+
+    def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
+        """Say what takes in the rows."""
+        raise NotImplementedError
 
     @override
     def get_validator(self) -> BaseJSONSchemaValidator | None:
@@ -39,21 +47,21 @@ class SubscriptionsSink(Sink):
     def take_line(self, message: dict[str, Any], line: str) -> None:
         """Take a RECORD message as the line it came in."""
         self.note_version(message.get("version"))
-        self._intake.take_line(line.encode())
+        self.intake.take_line(line.encode())
 
     def note_version(self, version: int | None) -> None:
         """Note that rows of a snapshot came, unless snapshots are switched off."""
         if self.process_activate_version_messages:
-            self._intake.note_version(self.stream_name, version)
+            self.intake.note_version(self.stream_name, version)
 
     @override
     def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:
-        self._intake.take_line(json.dumps({"record": record}, default=str).encode())
+        self.intake.take_line(json.dumps({"record": record}, default=str).encode())
 
     @override
     def process_batch_files(self, encoding: BaseBatchFileEncoding, files: Sequence[str]) -> None:
-        self._intake.flush()
-        self._intake.take_files(encoding.format, files)
+        self.intake.flush()
+        self.intake.take_files(encoding.format, files)
 
     @override
     def process_batch(self, context: dict[str, Any]) -> None:
@@ -61,7 +69,23 @@ class SubscriptionsSink(Sink):
 
     @override
     def activate_version(self, new_version: int) -> None:
-        self._intake.complete(self.stream_name, new_version)
+        self.intake.complete(self.stream_name, new_version)
+
+
+class SubscriptionsSink(TakenInSink):
+    """For a stream with the role ``subscriptions``."""
+
+    @override
+    def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
+        return run.subscriptions()
+
+
+class UsersSink(TakenInSink):
+    """For a stream with the role ``users``."""
+
+    @override
+    def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
+        return run.users(self.stream_name, schema)
 
 
 class LeftAloneSink(Sink):
@@ -86,3 +110,7 @@ class LeftAloneSink(Sink):
     @override
     def activate_version(self, new_version: int) -> None:
         """Nothing was kept."""
+
+
+SINKS: Final[dict[str, type[TakenInSink]]] = {SUBSCRIPTIONS_ROLE: SubscriptionsSink, USERS_ROLE: UsersSink}
+"""By the role of a stream."""

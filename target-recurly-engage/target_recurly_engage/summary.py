@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import resource
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import logging
-    from pathlib import Path
 
     from target_recurly_engage.delivery.csvs import Delivered
     from target_recurly_engage.delivery.ingest import Requests
-    from target_recurly_engage.plan import Merge, Plan
+    from target_recurly_engage.merge import Merge
+    from target_recurly_engage.plan import Plan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Summary:
         rows: rows that came.
         rejected: of these, rows that name no subscription or no reader.
         merge: what they did to the subscriptions.
+        users: what they did to streams of users.
         plan: what was to be sent.
         files: what was delivered in files.
         requests: what was delivered by the Ingest API.
@@ -41,6 +42,7 @@ class Summary:
     rows: int = 0
     rejected: int = 0
     merge: Merge | None = None
+    users: dict[str, Merge] = field(default_factory=dict)
     plan: Plan | None = None
     files: list[Delivered] = field(default_factory=list)
     requests: Requests | None = None
@@ -57,9 +59,10 @@ class Summary:
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,
             "seconds": round(seconds, 3),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_memory_mb": _peak_memory_mb(),
             "rows": {"read": self.rows, "rejected": self.rejected},
             "subscriptions": asdict(merge) if merge else None,
+            "users_streams": {stream: asdict(merge) for stream, merge in self.users.items()},
             "users": None
             if plan is None
             else {
@@ -67,9 +70,12 @@ class Summary:
                 "new": plan.new,
                 "changed": plan.changed - plan.gone,
                 "cleared": plan.gone,
+                "again": plan.again,
                 "unchanged": plan.users - plan.size,
             },
             "traits": None if plan is None else {trait: asdict(counts) for trait, counts in plan.traits.items()},
+            "invalid": None if plan is None else plan.invalid,
+            "plan": None if plan is None else plan.fingerprint,
             "files": [asdict(file) for file in self.files],
             "requests": asdict(self.requests) if self.requests else None,
         }
@@ -90,14 +96,14 @@ class Summary:
     def log(self, logger: logging.Logger, path: Path) -> None:
         """Tell the log in one line."""
         told = self.as_dict()
-        users = told["users"] or {"total": 0, "new": 0, "changed": 0, "cleared": 0}
+        users = told["users"] or {"total": 0, "new": 0, "changed": 0, "cleared": 0, "again": 0}
         logger.info(
-            "run %s %s: %d rows, %d users, %d changes (%d new, %d changed, %d cleared), %d file(s), %.1f s, %d MB; %s",
+            "run %s %s: %d rows, %d users, %d changes (%d new, %d changed, %d cleared), %d file(s), %.1f s, %s MB; %s",
             self.run_id,
             self.status,
             self.rows,
             users["total"],
-            users["new"] + users["changed"] + users["cleared"],
+            users["new"] + users["changed"] + users["cleared"] + users["again"],
             users["new"],
             users["changed"],
             users["cleared"],
@@ -106,3 +112,12 @@ class Summary:
             told["peak_memory_mb"],
             path,
         )
+
+
+def _peak_memory_mb() -> int | None:
+    """Read the most memory this process had at a time; ``ru_maxrss`` would begin with what its parent had."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:  # not Linux
+        return None
+    return next((round(int(line.split()[1]) / 1024) for line in status.splitlines() if line.startswith("VmHWM")), None)

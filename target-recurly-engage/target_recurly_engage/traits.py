@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import text
 
 USER_ID = "user_id"
 """First column of every file that Engage takes in (fact sheet of Engage, section 2)."""
@@ -37,17 +37,22 @@ SQL_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """One trait, made of the property of the same name of the primary subscription.
+    """One trait, made of the property of the same name.
 
     Attributes:
-        name: the trait's key at Engage; keys are case-sensitive there, and hold no spaces.
-        kind: what its values are.
-        drifts: changes from day to day by itself, and so causes no send of its own.
+        name: the key, which is case-sensitive at Engage.
+        kind: its type.
+        drifts: it changes by itself from day to day, so a change of it alone is no reason to send, except where it
+            crosses one of the *thresholds*.
+        thresholds: numbers at which a drifting trait is told all the same.
+        stream: the stream with the role ``users`` that brings it; None where it comes with the subscriptions.
     """
 
     name: str
     kind: Kind = Kind.STRING
     drifts: bool = False
+    thresholds: tuple[float, ...] = ()
+    stream: str | None = None
 
 
 TRAITS: tuple[Trait, ...] = (
@@ -84,14 +89,17 @@ TRAITS: tuple[Trait, ...] = (
 """The 30 traits but for ``user_id``, which is the key, in the order of the fact sheet."""
 
 NAMES = tuple(trait.name for trait in TRAITS)
-STEADY = tuple(trait.name for trait in TRAITS if not trait.drifts)
+
+_NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
+_DAY = r"\d{4}-\d\d-\d\d"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
     """How values are written.
 
-    Nothing documents that a blank clears a trait at Engage, so what is absent is written out (decision 9).
+    Nothing documents that a blank clears a trait at Engage, so what is absent is written out (decision 9). A value that
+    is *invalid*, longer than *max_length* or not of its trait's type, counts as absent.
 
     Attributes:
         zone: IANA time zone in which a moment becomes a date.
@@ -99,6 +107,7 @@ class Wording:
         clear_number: written for a number that is absent.
         clear_boolean: written for a boolean that is absent.
         clear_date: written for a date that is absent.
+        max_length: characters of the longest text that is sent.
     """
 
     zone: str = "UTC"
@@ -106,6 +115,7 @@ class Wording:
     clear_number: str = "-1"
     clear_boolean: str = "false"
     clear_date: str = "9999-12-31"
+    max_length: int = 1000
 
     def clear_value(self, trait: Trait) -> str:
         """What is written for *trait* when there is no value."""
@@ -117,17 +127,48 @@ class Wording:
             Kind.DATE: self.clear_date,
         }[trait.kind]
 
-    def written(self, trait: Trait) -> str:
-        """Make the SQL of the text that is sent for *trait*; never NULL."""
-        column = name(trait.name)
-        value = {
-            Kind.STRING: blank_is_null(column),
+    def written(self, trait: Trait, column: str) -> str:
+        """Make the SQL of the text that is sent for *trait*, of which the SQL *column* is the source; never NULL."""
+        return f"coalesce({self.value(trait, column)}, {text(self.clear_value(trait))})"
+
+    def value(self, trait: Trait, column: str) -> str:
+        """Make the SQL of the text of a value; NULL where there is none, or an invalid one."""
+        if trait.kind is Kind.STRING:
+            kept = blank_is_null(column)
+            return f"CASE WHEN length({column}) <= {self.max_length} THEN {kept} END"
+        return self._of_text(trait, f"trim({column})") if trait.stream else self._of_typed(trait, column)
+
+    def _of_typed(self, trait: Trait, column: str) -> str:
+        """Make the SQL for a property that the ledger keeps in its type."""
+        return {
             Kind.NUMBER: f"{column}::VARCHAR",
             Kind.MONEY: f"rtrim(rtrim({column}::VARCHAR, '0'), '.')",
             Kind.BOOLEAN: f"{column}::VARCHAR",
             Kind.DATE: f"timezone({text(self.zone)}, {column})::DATE::VARCHAR",
         }[trait.kind]
-        return f"coalesce({value}, {text(self.clear_value(trait))})"
+
+    def _of_text(self, trait: Trait, value: str) -> str:
+        """Make the SQL for a property that the ledger keeps as the text it came as."""
+        if trait.kind is Kind.BOOLEAN:
+            return f"CASE lower({value}) WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' END"
+        if trait.kind is Kind.DATE:
+            moment = f"timezone({text(self.zone)}, TRY_CAST({value} AS TIMESTAMPTZ))"
+            is_day = f"regexp_full_match({value}, {text(_DAY)})"
+            return f"CASE WHEN {is_day} THEN TRY_CAST({value} AS DATE) ELSE {moment}::DATE END::VARCHAR"
+        return f"CASE WHEN regexp_full_match({value}, {text(_NUMBER)}) THEN {value} END"
+
+    def is_invalid(self, trait: Trait, column: str) -> str:
+        """Make the SQL that says whether there is something in *column*, and nothing that can be sent."""
+        return f"({blank_is_null(f'{column}::VARCHAR')} IS NOT NULL AND {self.value(trait, column)} IS NULL)"
+
+    def why_invalid(self, trait: Trait) -> str:
+        """Say what is wrong with an invalid value of *trait*."""
+        return f"longer than {self.max_length} characters" if trait.kind is Kind.STRING else f"no {trait.kind}"
+
+    def step(self, trait: Trait, written: str) -> str:
+        """Make the SQL of the number of thresholds that a drifting trait's text has reached; -1 when cleared."""
+        reached = "".join(f" + (TRY_CAST({written} AS DOUBLE) >= {one})::INTEGER" for one in trait.thresholds)
+        return f"CASE WHEN {written} = {text(self.clear_value(trait))} THEN -1 ELSE 0{reached} END"
 
 
 def blank_is_null(value: str) -> str:

@@ -252,6 +252,7 @@ class Engage:
         columns = {
             "delivered": f"user_id, fingerprint, {', '.join(TRAITS)}",
             "deliveries": "channel, status, users, bytes",
+            "traits": "trait, kind, stream",
         }
         return self.dump(columns=columns)
 

@@ -41,7 +41,7 @@ def loaded(engage: Engage) -> Engage:
 
 def test_the_plan_after_a_delivery_is_empty(loaded: Engage) -> None:
     told = answer(loaded, "plan")
-    assert told["users"] == {"new": 0, "changed": 0, "cleared": 0, "unchanged": 20}
+    assert told["users"] == {"new": 0, "changed": 0, "cleared": 0, "again": 0, "unchanged": 20}
     assert (told["traits"], told["sample"]) == ({}, [])
 
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
     from tests.target.conftest import Engage, Record
 
-KILL = (
-    "import os\nfrom target_recurly_engage import run, target\nfrom target_recurly_engage.delivery import csvs, file\n"
-)
+KILL = "import os\nfrom target_recurly_engage import run, target\nfrom target_recurly_engage.delivery import choice, csvs, file\n"
 DIE = "os.kill(os.getpid(), 9)"
 
 POINTS = {
@@ -33,22 +31,22 @@ class Ledger(run.Ledger):
             {DIE}
 run.Ledger = Ledger
 """,
-    "before the rows are loaded": f"run.Intake._load = lambda *a, **k: {DIE}",
+    "before the rows are loaded": f"run.SubscriptionsIntake._load = lambda *a, **k: {DIE}",
     "after the rows are loaded": f"""
-class Intake(run.Intake):
+class Intake(run.SubscriptionsIntake):
     def _load(self, *args, **options):
         super()._load(*args, **options)
         {DIE}
-run.Intake = Intake
+run.SubscriptionsIntake = Intake
 """,
     "in the middle of the merge": f"run.make_plan = lambda *a, **k: {DIE}",
-    "before the delivery is noted": f"run.FileDelivery.deliver = lambda *a: {DIE}",
-    "after it is noted": f"run.FileDelivery._write = lambda *a: {DIE}",
+    "before the delivery is noted": f"choice.FileDelivery.deliver = lambda *a: {DIE}",
+    "after it is noted": f"choice.FileDelivery._write = lambda *a: {DIE}",
     "after the file is written": f"csvs.sha256_of = lambda path: {DIE}",
     "before it is renamed": f"file.Path.rename = lambda *a: {DIE}",
     "after it is renamed": f"file._sync_folder = lambda path: {DIE}",
-    "before it is acknowledged": f"run.FileDelivery._acknowledge = lambda *a: {DIE}",
-    "while it is acknowledged": f"run.FileDelivery._set_status = lambda *a: {DIE}",
+    "before it is acknowledged": f"choice.FileDelivery._acknowledge = lambda *a: {DIE}",
+    "while it is acknowledged": f"choice.FileDelivery._set_status = lambda *a: {DIE}",
     "after it is acknowledged": f"run.Run.end = lambda *a: {DIE}",
     "before STATE": f"target.TargetRecurlyEngage._write_state_message = lambda *a: {DIE}",
 }
@@ -117,13 +115,13 @@ def test_a_delivery_that_is_acknowledged_too_early_is_found_out(
     """The broken double: it says yes before the file is there."""
     double = (
         """
-class Early(run.FileDelivery):
+class Early(choice.FileDelivery):
     def _write(self, delivery_id, path, users):
         self._acknowledge(delivery_id)
         """
         + DIE
         + """
-run.FileDelivery = Early
+choice.FileDelivery = Early
 """
     )
     _, second = days(engage)

@@ -319,6 +319,7 @@ def test_no_more_requests_are_in_flight_than_allowed(server: Server, settings: d
 KILL = """
 import os
 from target_recurly_engage import run, target
+from target_recurly_engage.delivery import choice
 from target_recurly_engage.delivery import ingest
 def die(*args, **options):
     os.kill(os.getpid(), 9)
@@ -333,7 +334,7 @@ class Once(ingest.IngestDelivery):
     def _acknowledge(self, user_ids):
         super()._acknowledge(user_ids)
         die()
-run.IngestDelivery = Once
+choice.IngestDelivery = Once
 """,
         20 + 16,
     ),
@@ -344,7 +345,7 @@ class Once(ingest.IngestDelivery):
         if done.acknowledged:
             die()
         return super()._note(outcomes, done)
-run.IngestDelivery = Once
+choice.IngestDelivery = Once
 """,
         20 + 16,
     ),

@@ -27,6 +27,8 @@ NOW = "2026-03-28T06:00:00+00:00"
 CONFIG = {
     "timezone": "UTC", "as_of": NOW, "clear_string": "none", "clear_number": -1, "clear_boolean": False,
     "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
+    "streams": {}, "traits": "all", "thresholds": {}, "max_value_length": 1000, "dry_run": False,
+    "resend_after_days": 80, "resend_over_days": 10,
 }  # fmt: skip
 # Any text but NUL, which the intake drops, and surrogates, which are no text.
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)
@@ -58,11 +60,12 @@ class History:
         """Bring rows, run, and read what was sent with Python's csv."""
         run = Run(self.config, logging.getLogger("test"))
         names = ["subscription_id", "user_id", *NAMES[1:]]
-        run.intake.expect("s", {"properties": {name: {} for name in names}})
+        intake = run.subscriptions()
+        intake.expect("s", {"properties": {name: {} for name in names}})
         for key, row in rows.items():
-            run.intake.take_line(record(row | {"subscription_id": key}))
+            intake.take_line(record(row | {"subscription_id": key}))
         if complete:
-            run.intake.complete("s", 1)
+            intake.complete("s", 1)
             self.piano = {}
         self.piano |= rows
         run.finish()
@@ -143,7 +146,7 @@ def test_a_fingerprint_that_forgets_a_trait_is_found_out(engage: Engage) -> None
     """The broken double: the sieve lets a change fall through."""
     double = """
 from target_recurly_engage import plan
-plan._fingerprint = lambda wording: "hash(subscription_id)"
+plan._fingerprint = lambda sources, wording: "hash(subscription_id)"
 """
     records = engage.subscriptions(3)
     engage.run(engage.snapshot(records), script=double)

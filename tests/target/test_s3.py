@@ -315,6 +315,7 @@ def test_who_may_write_but_not_look_delivers(engage: Engage) -> None:
 DIE = "import os; os.kill(os.getpid(), 9)"
 KILL = f"""
 from target_recurly_engage import run
+from target_recurly_engage.delivery import choice
 from target_recurly_engage.delivery import csvs, s3
 def die(*args, **options):
     {DIE}
@@ -377,7 +378,7 @@ class Early(s3.S3Delivery):
     def _write(self, delivery_id, location, users):
         self._acknowledge(delivery_id)
         die()
-run.S3Delivery = Early
+choice.S3Delivery = Early
 """
     messages = engage.snapshot(engage.subscriptions(4))
     assert engage.run(messages, script=script, **settings).code == -signal.SIGKILL

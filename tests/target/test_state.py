@@ -34,6 +34,7 @@ TargetRecurlyEngage._process_record_message = fast_path_that_lets_state_out
 BUSY = """
 import os, threading
 from target_recurly_engage import run
+from target_recurly_engage.delivery import choice
 def busy(connection):
     threading.Timer(0.3, os.kill, (os.getpid(), {signum})).start()
     for _ in range(40):
@@ -49,13 +50,13 @@ TargetRecurlyEngage._handle_termination = noted
 LOADING = (
     BUSY
     + """
-class SlowIntake(run.Intake):
+class SlowIntake(run.SubscriptionsIntake):
     def _load(self, *args, **options):
         with self._ledger.transaction():
             self._ledger.connection.execute("INSERT INTO incoming (user_id) VALUES ('half')")
             busy(self._ledger.connection)
         super()._load(*args, **options)
-run.Intake = SlowIntake
+run.SubscriptionsIntake = SlowIntake
 """
 )
 COMPARING = (
@@ -70,11 +71,11 @@ run.make_plan = slow_plan
 DELIVERING = (
     BUSY
     + """
-class SlowDelivery(run.FileDelivery):
+class SlowDelivery(choice.FileDelivery):
     def {method}(self, *args):
         busy(self._ledger.connection)
         return super().{method}(*args)
-run.FileDelivery = SlowDelivery
+choice.FileDelivery = SlowDelivery
 """
 )
 WRITING_STATE = (

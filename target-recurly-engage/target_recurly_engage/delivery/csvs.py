@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, ClassVar
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import StorageFailed, storage_errors
 
-from target_recurly_engage.traits import NAMES, USER_ID
+from target_recurly_engage.delivery.overlap import note_told
+from target_recurly_engage.plan import told_traits
+from target_recurly_engage.traits import USER_ID
 
 if TYPE_CHECKING:
     import logging
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 
     from piano_engage_common.progress import Progress
 
+    from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
 
-_CELLS = ", ".join(map(name, (USER_ID, *NAMES)))
 _CSV = "FORMAT csv, HEADER true, DELIMITER ',', QUOTE '\"', ESCAPE '\"', NULLSTR ''"
 
 
@@ -55,6 +57,7 @@ class CsvDelivery(ABC):
 
     Args:
         ledger: notes and acknowledges what is sent.
+        contract: what is sent.
         logger: for a line about each file.
         progress: told how far it is.
 
@@ -64,9 +67,10 @@ class CsvDelivery(ABC):
 
     channel: ClassVar[str]
 
-    def __init__(self, ledger: Ledger, *, logger: logging.Logger, progress: Progress) -> None:
+    def __init__(self, ledger: Ledger, contract: Contract, *, logger: logging.Logger, progress: Progress) -> None:
         """Remember the ledger."""
         self._ledger = ledger
+        self._contract = contract
         self._logger = logger
         self._progress = progress
 
@@ -154,7 +158,7 @@ class CsvDelivery(ABC):
             part.parent.mkdir(parents=True, exist_ok=True)
             connection = self._ledger.connection
             with self._progress.watch("writing traits", connection, size=f"{users:,} users"):
-                connection.execute(f"COPY (SELECT {_CELLS} FROM plan) TO {text(str(part))} ({_CSV})")
+                connection.execute(f"COPY (SELECT {self._cells()} FROM plan) TO {text(str(part))} ({_CSV})")
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             size, sha256 = part.stat().st_size, sha256_of(part)
@@ -167,6 +171,19 @@ class CsvDelivery(ABC):
             part.unlink(missing_ok=True)
         return Delivered(location=location, users=users, bytes=size, sha256=sha256)
 
+    def _cells(self) -> str:
+        """Make the SQL of a file's columns; one that has left the contract is in it where it is to be cleared.
+
+        No cell is blank: where there is nothing to tell, the value that clears stands.
+        """
+        active = {trait.name for trait in self._contract.traits}
+        cells = [name(USER_ID)]
+        for trait in told_traits(self._ledger, self._contract):
+            column, clear = name(trait.name), text(self._contract.wording.clear_value(trait))
+            if trait.name in active or self._ledger.count(f"SELECT count({column}) FROM plan"):
+                cells.append(f"coalesce({column}, {clear}) AS {column}")
+        return ", ".join(cells)
+
     def _acknowledge(self, delivery_id: str) -> None:
         """Take over into ``delivered`` the rows that the file was written from; they survive a crash in ``plan``."""
         execute = self._ledger.connection.execute
@@ -178,6 +195,8 @@ class CsvDelivery(ABC):
             if others or rows != expected:
                 msg = f"{self._ledger.path}: the plan is not that of delivery {delivery_id}. Keep both and report this."
                 raise StorageFailed(msg)
+            note_told(self._ledger, "plan", datetime.now(tz=UTC))
+            execute("DELETE FROM rejects USING plan WHERE rejects.user_id = plan.user_id")
             if self._ledger.count("SELECT count(*) FROM delivered"):
                 execute("DELETE FROM delivered USING plan WHERE delivered.user_id = plan.user_id")
                 execute("INSERT INTO delivered BY NAME FROM plan")

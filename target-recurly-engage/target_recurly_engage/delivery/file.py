@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from piano_engage_common.progress import Progress
 
+    from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
 
 
@@ -23,6 +24,7 @@ class FileDelivery(CsvDelivery):
 
     Args:
         ledger: notes and acknowledges what is written.
+        contract: what is sent.
         folder: where the files go.
         logger: for a line about each file.
         progress: told how far the writing is.
@@ -30,9 +32,11 @@ class FileDelivery(CsvDelivery):
 
     channel: ClassVar[str] = "file"
 
-    def __init__(self, ledger: Ledger, folder: Path, *, logger: logging.Logger, progress: Progress) -> None:
+    def __init__(
+        self, ledger: Ledger, contract: Contract, folder: Path, *, logger: logging.Logger, progress: Progress
+    ) -> None:
         """Remember where to write."""
-        super().__init__(ledger, logger=logger, progress=progress)
+        super().__init__(ledger, contract, logger=logger, progress=progress)
         self._folder = folder
 
     @override

@@ -19,7 +19,9 @@ from piano_engage_common.duck import name, text
 from piano_engage_common.stops import storage_errors
 from piano_engage_common.transport import RunEnds
 
-from target_recurly_engage.traits import TRAITS, Kind
+from target_recurly_engage.delivery.overlap import note_told
+from target_recurly_engage.plan import told_traits
+from target_recurly_engage.traits import Kind
 
 if TYPE_CHECKING:
     import logging
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
     from piano_engage_common.progress import Progress
 
+    from target_recurly_engage.contract import Contract
+    from target_recurly_engage.delivery.overlap import Overlap
     from target_recurly_engage.engage import IngestClient, Refusal
     from target_recurly_engage.ledger import Ledger
 
@@ -53,6 +57,7 @@ class Requests:
         rejected: what Engage rejected.
         again: of these, what it had rejected before.
         waiting: what it rejected before, and whose time has not come again; not counted in `users`.
+        held: readers whose file Engage may not have read yet; not counted in `users`.
         reasons: how often by status and reason.
         seconds: that it took.
         interrupted: a signal came before all were sent.
@@ -64,6 +69,7 @@ class Requests:
     rejected: int = 0
     again: int = 0
     waiting: int = 0
+    held: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
@@ -89,33 +95,39 @@ class IngestDelivery:
 
     Args:
         ledger: notes and acknowledges what is sent.
+        contract: what is sent.
         client: the Ingest API.
         location: its address, for the ledger.
         concurrency: requests in flight at a time.
         typed: numbers and booleans go as such; else everything is text.
+        overlap: what becomes of readers whose file may not have been read.
         logger: for a line about each delivery.
         progress: told how far it is.
     """
 
     channel: Final = CHANNEL
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is put together from
         self,
         ledger: Ledger,
+        contract: Contract,
         client: IngestClient,
         *,
         location: str,
         concurrency: int,
         typed: bool,
+        overlap: Overlap,
         logger: logging.Logger,
         progress: Progress,
     ) -> None:
         """Remember where to send."""
         self._ledger = ledger
+        self._contract = contract
         self._client = client
         self._location = location
         self._concurrency = concurrency
         self._typed = typed
+        self._overlap = overlap
         self._logger = logger
         self._progress = progress
         self._interrupted = False
@@ -147,8 +159,12 @@ class IngestDelivery:
         """
         now = datetime.now(tz=UTC)
         with self._ledger.transaction():
+            self._overlap.mark(self._ledger, now)
             done = Requests(location=self._location, users=self._fill_outbox(now))
-            done.waiting = self._ledger.count("SELECT count(*) FROM plan ANTI JOIN outbox USING (user_id)")
+            left = self._ledger.count("SELECT count(*) FROM plan ANTI JOIN outbox USING (user_id)")
+            if left and not self._overlap.again:
+                done.held = self._ledger.count("SELECT count(*) FROM plan SEMI JOIN in_flight USING (user_id)")
+            done.waiting = left - done.held
             if done.users:
                 self._ledger.connection.execute(
                     "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at) "
@@ -156,7 +172,8 @@ class IngestDelivery:
                     [delivery_id, run_id, CHANNEL, self._location, done.users, now],
                 )
         if not done.users:
-            return done if done.waiting else None
+            self._ledger.connection.execute("DROP TABLE plan")
+            return done if left else None
         started = time.monotonic()
         try:
             with self._progress.steps(
@@ -174,28 +191,42 @@ class IngestDelivery:
             )
         self._ledger.connection.execute("DROP TABLE plan")
         self._logger.info(
-            "sent to %s: %d users taken, %d rejected, %d waiting for their time, %.1f s",
-            self._location, done.acknowledged, done.rejected, done.waiting, done.seconds,
+            "sent to %s: %d users taken, %d rejected, %d waiting for their time, %d for a file, %.1f s",
+            self._location, done.acknowledged, done.rejected, done.waiting, done.held, done.seconds,
         )  # fmt: skip
         return done
 
+    def count_due(self, now: datetime) -> int:
+        """Count the readers of the plan that would be sent; the table ``in_flight`` must have been marked."""
+        return self._ledger.count(f"SELECT count(*) FROM plan WHERE {self._is_due(now)}")
+
+    def _is_due(self, now: datetime) -> str:
+        """Make the SQL that says whether a reader of the plan is sent: neither rejected lately, nor in flight."""
+        moment = text(now.isoformat())
+        rejected = f"""
+            FROM rejects WHERE rejects.user_id = plan.user_id AND rejects.next_at > {moment}::TIMESTAMPTZ
+            AND (isfinite(rejects.next_at) OR rejects.fingerprint IS NOT DISTINCT FROM plan.fingerprint)
+        """
+        flying = "" if self._overlap.again else "AND plan.user_id NOT IN (SELECT user_id FROM in_flight)"
+        return f"NOT EXISTS ({rejected}) {flying}"
+
     def _fill_outbox(self, now: datetime) -> int:
-        """Make the table of what is to be sent: of known readers the traits that differ, of new ones all."""
+        """Make the table of what is to be sent: of known readers the traits that differ, of others all."""
         members = ", ".join(
-            f"CASE WHEN told.user_id IS NULL OR plan.{name(trait.name)} IS DISTINCT FROM told.{name(trait.name)} "
-            f"THEN {text(json.dumps(trait.name) + ':')} || {self._json(trait.kind, f'plan.{name(trait.name)}')} END"
-            for trait in TRAITS
+            f"CASE WHEN plan.{column} IS NOT NULL AND (in_full OR plan.{column} IS DISTINCT FROM told.{column}) "
+            f"THEN {text(json.dumps(trait.name) + ':')} || {self._json(trait.kind, f'plan.{column}')} END"
+            for trait in told_traits(self._ledger, self._contract)
+            for column in (name(trait.name),)
         )
         self._ledger.connection.execute(
             f"""
             CREATE OR REPLACE TEMP TABLE outbox AS
-            SELECT plan.user_id, '{{' || concat_ws(',', {members}) || '}}' AS properties
-            FROM plan LEFT JOIN delivered AS told USING (user_id)
-            WHERE NOT EXISTS (
-                FROM rejects WHERE rejects.user_id = plan.user_id AND rejects.next_at > ?
-            )
-            """,
-            [now],
+            SELECT user_id, '{{' || concat_ws(',', {members}) || '}}' AS properties
+            FROM (
+                SELECT *, user_id NOT IN (SELECT user_id FROM delivered) OR user_id IN (FROM again) AS in_full
+                FROM plan WHERE {self._is_due(now)}
+            ) AS plan LEFT JOIN delivered AS told USING (user_id)
+            """
         )
         return self._ledger.count("SELECT count(*) FROM outbox")
 
@@ -284,6 +315,7 @@ class IngestDelivery:
         execute("DELETE FROM delivered USING taken WHERE delivered.user_id = taken.user_id")
         execute("INSERT INTO delivered BY NAME FROM plan SEMI JOIN taken USING (user_id)")
         execute("DELETE FROM rejects USING taken WHERE rejects.user_id = taken.user_id")
+        note_told(self._ledger, "taken", datetime.now(tz=UTC))
 
     def _reject(self, user_id: str, refusal: Refusal) -> bool:
         """Keep a rejected reader, and answer whether there was one before."""
@@ -293,8 +325,8 @@ class IngestDelivery:
         distance = min(FIRST_DISTANCE * 2 ** min(before, 10), LONGEST_DISTANCE)
         execute("DELETE FROM rejects WHERE user_id = ?", [user_id])
         execute(
-            "INSERT INTO rejects (user_id, status, reason, attempts, first_at, last_at, next_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [user_id, refusal.status, refusal.reason, before + 1, first_at, now, now + distance],
+            "INSERT INTO rejects (user_id, status, reason, attempts, first_at, last_at, next_at, fingerprint) "
+            "SELECT ?, ?, ?, ?, ?, ?, ?, any_value(fingerprint) FROM plan WHERE user_id = ?",
+            [user_id, refusal.status, refusal.reason, before + 1, first_at, now, now + distance, user_id],
         )
         return bool(before)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from piano_engage_common.progress import Progress
 
+    from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
 
 PART_BYTES: Final = 16 << 20
@@ -114,6 +115,7 @@ class S3Delivery(CsvDelivery):
 
     Args:
         ledger: notes and acknowledges what is sent.
+        contract: what is sent.
         bucket: where to.
         logger: for a line about each file.
         progress: told how far it is.
@@ -121,9 +123,11 @@ class S3Delivery(CsvDelivery):
 
     channel: ClassVar[str] = "s3"
 
-    def __init__(self, ledger: Ledger, bucket: Bucket, *, logger: logging.Logger, progress: Progress) -> None:
+    def __init__(
+        self, ledger: Ledger, contract: Contract, bucket: Bucket, *, logger: logging.Logger, progress: Progress
+    ) -> None:
         """Remember where to send; nothing is asked for yet."""
-        super().__init__(ledger, logger=logger, progress=progress)
+        super().__init__(ledger, contract, logger=logger, progress=progress)
         self._bucket = bucket
 
     @cached_property

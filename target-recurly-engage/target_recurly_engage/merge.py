@@ -1,0 +1,88 @@
+"""Bring what the ledger holds of the sources up to date with the rows that came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from piano_engage_common.duck import name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from target_recurly_engage.contract import UsersStream
+    from target_recurly_engage.ledger import Ledger
+
+_ABSENT = "subscriptions ANTI JOIN incoming USING (subscription_id)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """What the rows that came did to a source.
+
+    Attributes:
+        before: rows before, which are subscriptions or, of a stream of users, readers.
+        after: rows after.
+        came: different ones among the rows that came.
+        vanished: those that a complete stream no longer holds.
+    """
+
+    before: int
+    after: int
+    came: int
+    vanished: int
+
+
+def merge(ledger: Ledger, *, complete: bool) -> Merge:
+    """Bring ``subscriptions`` up to date with ``incoming``; to be called inside a transaction.
+
+    Args:
+        ledger: the ledger.
+        complete: the rows that came are the complete log, so what they lack has vanished.
+    """
+    execute = ledger.connection.execute
+    before = ledger.count("SELECT count(*) FROM subscriptions")
+    came = ledger.count("SELECT count(*) FROM incoming")
+    vanished = ledger.count(f"SELECT count(*) FROM {_ABSENT}") if complete else 0
+    if not complete and came < before / 2:
+        _add_to_subscriptions(execute)
+    else:
+        if not complete:
+            execute(f"INSERT INTO incoming BY NAME FROM {_ABSENT}")
+        execute("DROP TABLE subscriptions")
+        execute("ALTER TABLE incoming RENAME TO subscriptions")
+    return Merge(before=before, after=ledger.count("SELECT count(*) FROM subscriptions"), came=came, vanished=vanished)
+
+
+def _add_to_subscriptions(execute: Callable[[str], object]) -> None:
+    """Where few rows came, they go to the many."""
+    execute("DELETE FROM subscriptions USING incoming WHERE subscriptions.subscription_id = incoming.subscription_id")
+    execute("INSERT INTO subscriptions BY NAME FROM incoming")
+    execute("DROP TABLE incoming")
+
+
+def merge_users(ledger: Ledger, stream: UsersStream, incoming: str, *, complete: bool) -> Merge:
+    """Bring the table of a stream of users up to date with the rows that came; to be called inside a transaction.
+
+    Args:
+        ledger: the ledger.
+        stream: whose rows came.
+        incoming: name, quoted, of the table they came into, of which the columns are kept.
+        complete: they are all there are, so what they lack has vanished.
+    """
+    execute = ledger.connection.execute
+    key, columns = name(stream.user_id), ledger.columns(stream.table)
+    came = ledger.count(f"SELECT count(*) FROM {incoming}")
+    before = ledger.count(f"SELECT count(*) FROM {stream.table}") if columns else 0
+    vanished = 0
+    if columns:
+        absent = f"{stream.table} ANTI JOIN {incoming} USING ({key})"
+        if complete:
+            vanished = ledger.count(f"SELECT count(*) FROM {absent}")
+        else:
+            kept = ", ".join(name(one) for one in ledger.columns(incoming) if one in columns)
+            execute(f"INSERT INTO {incoming} BY NAME SELECT {kept} FROM {absent}")
+        execute(f"DROP TABLE {stream.table}")
+    execute(f"ALTER TABLE {incoming} RENAME TO {stream.table}")
+    after = ledger.count(f"SELECT count(*) FROM {stream.table}")
+    return Merge(before=before, after=after, came=came, vanished=vanished)

@@ -1,0 +1,405 @@
+"""The settings of the target, and what is wrong with them."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_common.duck import DEFAULT_MEMORY_LIMIT
+from piano_engage_common.given import check_memory_limit, check_zone
+from piano_engage_common.stops import ConfigRefused
+from singer_sdk import typing as th
+
+from target_recurly_engage.contract import ALL, SUBSCRIPTIONS_ROLE, USERS_ROLE, contract_of
+from target_recurly_engage.traits import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
+    th.Property(
+        "ledger",
+        th.StringType,
+        default=".meltano/ledger.duckdb",
+        title="Ledger",
+        description="File that says what Piano holds and what Engage was told. Keep it: see docs/ledger.md.",
+    ),
+    th.Property(
+        "delivery",
+        th.StringType,
+        default="file",
+        allowed_values=["file", "s3", "ingest", "auto"],
+        title="Delivery",
+        description=(
+            "How traits reach Engage: `ingest` sends what changed to the Ingest API, `s3` puts CSVs into Engage's "
+            "ingest folder, `auto` sends few by the one and many by the other, `file` writes the same CSVs into a "
+            "local folder."
+        ),
+    ),
+    th.Property(
+        "output_path",
+        th.StringType,
+        default="output/ingest",
+        title="Output path",
+        description="Folder for the CSVs of the delivery `file`.",
+    ),
+    th.Property(
+        "ingest_max_users",
+        th.IntegerType(minimum=0),
+        default=2000,
+        title="Ingest max users",
+        description="With `auto`: up to so many readers go by the Ingest API, more by a file in the S3 folder.",
+    ),
+    th.Property(
+        "csv_ingest_hours",
+        th.NumberType(minimum=0),
+        default=3,
+        title="CSV ingest hours",
+        description="Hours after which Engage has read a file in the S3 folder; three by its own word.",
+    ),
+    th.Property(
+        "csv_overlap",
+        th.StringType,
+        default="wait",
+        allowed_values=["wait", "again"],
+        title="CSV overlap",
+        description=(
+            "What becomes of a change of a reader whose file counts as unread, which would overtake the Ingest API: it "
+            "waits for a run after that, or is sent at once and after that `again`."
+        ),
+    ),
+    th.Property(
+        "s3_bucket",
+        th.StringType,
+        title="S3 bucket",
+        description="Bucket of the delivery `s3`; Pulse shows it under Show Credentials.",
+    ),
+    th.Property(
+        "s3_prefix",
+        th.StringType,
+        title="S3 prefix",
+        description="Folder in the bucket that Engage reads, such as `example-daily-1a2b3c/ingest/`.",
+    ),
+    th.Property(
+        "s3_region",
+        th.StringType,
+        default="us-west-2",
+        title="S3 region",
+        description="Region of the bucket.",
+    ),
+    th.Property(
+        "s3_endpoint_url",
+        th.StringType,
+        title="S3 endpoint URL",
+        description="Address of an S3-compatible server other than Amazon's.",
+    ),
+    th.Property(
+        "aws_access_key_id",
+        th.StringType,
+        title="AWS access key id",
+        description="Key for the bucket. Without it the default chain of AWS is asked: environment, profile, role.",
+    ),
+    th.Property(
+        "aws_secret_access_key",
+        th.StringType,
+        secret=True,
+        title="AWS secret access key",
+        description="Secret of that key.",
+    ),
+    th.Property(
+        "aws_session_token",
+        th.StringType,
+        secret=True,
+        title="AWS session token",
+        description="Token of credentials that are good for a time.",
+    ),
+    th.Property(
+        "app_id",
+        th.StringType,
+        title="App id",
+        description="Engage's id of the application; the Ingest API needs it.",
+    ),
+    th.Property(
+        "api_key",
+        th.StringType,
+        secret=True,
+        title="API key",
+        description="Key of the Ingest API; Pulse shows it under Settings > Application.",
+    ),
+    th.Property(
+        "api_url",
+        th.StringType,
+        default="https://conduit.redfast.com",
+        title="API URL",
+        description="Address of the Ingest API, without its path.",
+    ),
+    th.Property(
+        "ingest_form",
+        th.StringType,
+        default="json",
+        allowed_values=["json", "query"],
+        title="Ingest form",
+        description="How traits are written: `json` in the body, or the older `query` in the address.",
+    ),
+    th.Property(
+        "ingest_key_in",
+        th.StringType,
+        default="basic",
+        allowed_values=["basic", "query", "both"],
+        title="Ingest key in",
+        description="Where the key goes: Basic auth with the app id as user, a parameter of the query, or both.",
+    ),
+    th.Property(
+        "ingest_key_parameter",
+        th.StringType(min_length=1),
+        default="api_key",
+        title="Ingest key parameter",
+        description="Name of that parameter. Engage's pages speak of one and print no name; ask for it.",
+    ),
+    th.Property(
+        "ingest_values",
+        th.StringType,
+        default="strings",
+        allowed_values=["strings", "typed"],
+        title="Ingest values",
+        description="`strings` as in Engage's examples, or `typed`: numbers, true and false as JSON has them.",
+    ),
+    th.Property(
+        "requests_per_second",
+        th.NumberType(minimum=0),
+        default=20,
+        title="Requests per second",
+        description=(
+            "Requests a second to the Ingest API, never more; 0 is no limit. Engage documents none. Halved while "
+            "Engage is busy."
+        ),
+    ),
+    th.Property(
+        "concurrency",
+        th.IntegerType(minimum=1),
+        default=8,
+        title="Concurrency",
+        description="Requests to the Ingest API in flight at the same time.",
+    ),
+    th.Property(
+        "retry_wait",
+        th.NumberType(minimum=0),
+        default=1,
+        title="Retry wait",
+        description="Seconds before the second attempt; doubled each time, never less than `Retry-After`.",
+    ),
+    th.Property(
+        "retry_seconds",
+        th.NumberType(minimum=0),
+        default=600,
+        title="Retry seconds",
+        description="Seconds after which no further attempt of a request begins.",
+    ),
+    th.Property(
+        "max_reject_fraction",
+        th.NumberType(minimum=0, maximum=1),
+        default=0.05,
+        title="Max reject fraction",
+        description="More than this share of a run's readers rejected for the first time: it ends with code 81.",
+    ),
+    th.Property(
+        "request_timeout",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Request timeout",
+        description="Seconds without a byte after which a request counts as lost.",
+    ),
+    th.Property(
+        "retry_attempts",
+        th.IntegerType(minimum=1),
+        default=5,
+        title="Retry attempts",
+        description="How often a request is sent at most.",
+    ),
+    th.Property(
+        "runs_path",
+        th.StringType,
+        default="runs",
+        title="Runs path",
+        description="Folder for the summaries, one JSON a run.",
+    ),
+    th.Property(
+        "traits",
+        th.CustomType({"type": ["string", "array"], "items": {"type": "string"}}),
+        default=ALL,
+        title="Traits",
+        description=(
+            "Which traits of the subscriptions may be sent, by commas or as a list; `all` is the 30 of Engage. "
+            "What is taken out of the list is cleared at Engage."
+        ),
+    ),
+    th.Property(
+        "thresholds",
+        th.ObjectType(additional_properties=th.ArrayType(th.NumberType)),
+        default={"days_subscribed": [30, 90, 120, 365]},
+        title="Thresholds",
+        description=(
+            "Numbers at which a trait that drifts from day to day is a reason to send, such as `days_subscribed`; what "
+            "is named here counts as drifting."
+        ),
+    ),
+    th.Property(
+        "max_value_length",
+        th.IntegerType(minimum=1),
+        default=1000,
+        title="Max value length",
+        description="Characters of the longest text that is sent; a longer one counts as absent.",
+    ),
+    th.Property(
+        "resend_after_days",
+        th.NumberType(minimum=0),
+        default=80,
+        title="Resend after days",
+        description=(
+            "Days after which a reader is told in full again, for Engage forgets who was idle for 90; 0 is never."
+        ),
+    ),
+    th.Property(
+        "resend_over_days",
+        th.IntegerType(minimum=1),
+        default=10,
+        title="Resend over days",
+        description="The days before that over which readers who were told on one day are spread.",
+    ),
+    th.Property(
+        "streams",
+        th.ObjectType(
+            additional_properties=th.ObjectType(
+                th.Property("role", th.StringType, required=True, allowed_values=[SUBSCRIPTIONS_ROLE, USERS_ROLE]),
+                th.Property("user_id", th.StringType(min_length=1)),
+                th.Property(
+                    "traits",
+                    th.ArrayType(
+                        th.CustomType(
+                            {
+                                "type": ["string", "object"],
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "type": {"enum": [kind.value for kind in Kind if kind is not Kind.MONEY]},
+                                },
+                                "required": ["name"],
+                                "additionalProperties": False,
+                            }
+                        )
+                    ),
+                ),
+            )
+        ),
+        default={"subscription_log": {"role": SUBSCRIPTIONS_ROLE}},
+        title="Streams",
+        description=(
+            "What each stream holds. The role `subscriptions` is Piano's log; the role `users` is any stream with "
+            "one row a reader: `user_id` names the property with his id, `traits` lists the properties that are sent, "
+            "as names or as `{name, type}`. Other streams are left alone."
+        ),
+    ),
+    th.Property(
+        "timezone",
+        th.StringType,
+        default="UTC",
+        title="Time zone",
+        description="IANA time zone in which a moment becomes a date; that of the Piano application, as a rule.",
+    ),
+    th.Property(
+        "as_of",
+        th.DateTimeType,
+        title="As of",
+        description="Moment that counts as now when the primary subscription is chosen; for old exports and tests.",
+    ),
+    th.Property(
+        "clear_string",
+        th.StringType(min_length=1),
+        default="none",
+        title="Clear string",
+        description="Sent for a text that is absent. Nothing documents that a blank clears a trait at Engage.",
+    ),
+    th.Property(
+        "clear_number",
+        th.NumberType,
+        default=-1,
+        title="Clear number",
+        description="Sent for a number that is absent.",
+    ),
+    th.Property(
+        "clear_boolean",
+        th.BooleanType,
+        default=False,
+        title="Clear boolean",
+        description="Sent for a true/false that is absent.",
+    ),
+    th.Property(
+        "clear_date",
+        th.DateType,
+        default="9999-12-31",
+        title="Clear date",
+        description=(
+            "Sent for a date that is absent. Far ahead, so that no filter on the past or on the next days takes it."
+        ),
+    ),
+    th.Property(
+        "brake_min_rows_fraction",
+        th.NumberType(minimum=0, maximum=1),
+        default=0.9,
+        title="Brake: min rows fraction",
+        description="A complete stream with less than this share of the known rows stops the run. 0 is off.",
+    ),
+    th.Property(
+        "brake_max_clear_fraction",
+        th.NumberType(minimum=0, maximum=1),
+        default=0.05,
+        title="Brake: max clear fraction",
+        description="More than this share of the known readers losing all traits at once stops the run.",
+    ),
+    th.Property(
+        "brake_max_change_fraction",
+        th.NumberType(minimum=0, maximum=1),
+        title="Brake: max change fraction",
+        description="More than this share of the known readers changing at once stops the run; without it any may.",
+    ),
+    th.Property(
+        "accept",
+        th.StringType,
+        title="Accept",
+        description="Fingerprint, from the brake's message, of a plan that may pass once although it looks wrong.",
+    ),
+    th.Property(
+        "dry_run",
+        th.BooleanType,
+        default=False,
+        title="Dry run",
+        description="Take in what comes and tell what would be sent, but send and keep nothing, and let no STATE out.",
+    ),
+    th.Property(
+        "memory_limit",
+        th.StringType,
+        default=DEFAULT_MEMORY_LIMIT,
+        title="Memory limit",
+        description="Memory for DuckDB; what does not fit is spilled to disk. The process needs about 200 MB more.",
+    ),
+).to_dict()
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Check what a JSON schema cannot.
+
+    Raises:
+        ConfigRefused: a setting is null, or a time zone, a date, an amount of memory or a trait is none.
+    """
+    for setting, schema in SETTINGS["properties"].items():
+        if "default" in schema and config[setting] is None:
+            msg = f"{setting}: null is no value. Leave the setting out to have its default, {schema['default']!r}."
+            raise ConfigRefused(msg)
+    check_zone(config["timezone"])
+    check_memory_limit(config["memory_limit"])
+    for setting, parse in (("as_of", datetime.fromisoformat), ("clear_date", date.fromisoformat)):
+        try:
+            parse(config.get(setting) or "2000-01-01")
+        except ValueError as e:
+            msg = f"{setting}: {config[setting]!r} cannot be read. Write it like '2026-03-28' in ISO 8601."
+            raise ConfigRefused(msg) from e
+    contract_of(config)

@@ -173,8 +173,8 @@ def _mend(ledger: Ledger) -> None:
 def told_traits(ledger: Ledger, contract: Contract) -> tuple[Trait, ...]:
     """Give the traits that ``delivered`` has columns of: those of the contract, then those that have left it."""
     columns = [column for column in ledger.columns("delivered") if column not in _OF_DELIVERIES]
-    active = tuple(trait for trait in contract.traits if trait.name in columns)
     kinds = ledger.kinds()
+    active = tuple(trait for trait in contract.with_kinds(kinds).traits if trait.name in columns)
     left = (one for one in columns if one not in {trait.name for trait in active})
     return (*active, *(Trait(one, kinds.get(one, Kind.STRING)) for one in left))
 
@@ -262,7 +262,8 @@ def _hash(source: _Source, wording: Wording) -> str:
 
 def _rule(sources: tuple[_Source, ...], wording: Wording) -> str:
     """Put into words how values become text: the very SQL, and the program that runs it and knows the time zones."""
-    written = (wording.written(trait, source.column(trait)) for source in sources for trait in source.traits)
+    made = [(trait, source.column(trait)) for source in sources for trait in source.traits]
+    written = (f"{wording.written(trait, column)} {trait.thresholds if trait.drifts else ''}" for trait, column in made)
     return "\n".join([duckdb.__version__, *written])
 
 

@@ -86,9 +86,10 @@ def changes_of(ledger: Ledger, contract: Contract, user_id: str) -> dict[str, An
 def words_of(answer: dict[str, Any]) -> Iterator[str]:
     """Put into words what :func:`shown` gave."""
     users = answer["users"]
+    again = f"{users['again']:,} again in full, " if users["again"] else ""
     yield (
-        f"{users['new']:,} new, {users['changed']:,} changed, {users['cleared']:,} cleared, {users['again']:,} again "
-        f"because of age, {users['unchanged']:,} unchanged; delivery: {answer['delivery']}"
+        f"{users['new']:,} new, {users['changed']:,} changed, {users['cleared']:,} cleared, {again}"
+        f"{users['unchanged']:,} unchanged; delivery: {answer['delivery']}"
     )
     if answer["seconds_at_least"]:
         yield f"at least {answer['seconds_at_least']:,} s at the rate that is set"

@@ -164,7 +164,7 @@ def test_nothing_of_a_dry_run_stays(engage: Engage) -> None:
     run = engage.run(engage.snapshot(records[:-1]), dry_run=True)
     assert (run.code, run.states, len(engage.files)) == (0, [], 1), run.log
     assert engage.dump() == before
-    assert "dry run: 0 new, 1 changed, 1 cleared, 0 again because of age, 18 unchanged; delivery: file" in run.log
+    assert "dry run: 0 new, 1 changed, 1 cleared, 18 unchanged; delivery: file" in run.log
     assert "u4: term_name none → Other" in run.log
     assert engage.summaries[-1]["status"] == "dry run"
 

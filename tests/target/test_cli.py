@@ -50,7 +50,7 @@ def test_a_changed_setting_has_exactly_its_consequences_and_nothing_is_kept(load
     told = answer(
         loaded, "plan", clear_string="NONE", delivery="ingest", app_id="a", api_key="k", requests_per_second=4
     )
-    assert told["users"] == {"new": 0, "changed": 20, "cleared": 0, "unchanged": 0}
+    assert told["users"] == {"new": 0, "changed": 20, "cleared": 0, "again": 0, "unchanged": 0}
     assert set(told["traits"]) == {
         "upgrade_status", "trial_status", "billing_period", "resource_id", "resource_name", "term_id", "term_name",
         "template_id", "template_name", "offer_id", "offer_name", "promo_code",

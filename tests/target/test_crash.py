@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from tests.target.conftest import Engage, Record
 
-KILL = "import os\nfrom target_recurly_engage import run, target\nfrom target_recurly_engage.delivery import choice, csvs, file\n"
+KILL = """
+import os
+from target_recurly_engage import run, target
+from target_recurly_engage.delivery import choice, csvs, file
+"""
 DIE = "os.kill(os.getpid(), 9)"
 
 POINTS = {

@@ -92,7 +92,14 @@ def test_only_readers_whose_traits_changed_are_in_the_second_file_and_none_is_wr
     third = engage.run(engage.snapshot([*records, engage.subscription(99)]))
     assert len(engage.files) == 2
     assert (second.code, third.code) == (0, 0)
-    assert engage.summaries[-1]["users"] == {"total": 11, "new": 0, "changed": 0, "cleared": 0, "unchanged": 11}
+    assert engage.summaries[-1]["users"] == {
+        "total": 11,
+        "new": 0,
+        "changed": 0,
+        "cleared": 0,
+        "again": 0,
+        "unchanged": 11,
+    }
     assert third.states
     assert "0 changes" in third.log
 
@@ -107,7 +114,7 @@ def test_the_summary_counts_rows_readers_and_traits(engage: Engage) -> None:
     assert told["status"] == "finished"
     assert told["rows"] == {"read": 21, "rejected": 1}
     assert told["subscriptions"] == {"before": 20, "after": 20, "came": 20, "vanished": 1}
-    assert told["users"] == {"total": 21, "new": 1, "changed": 2, "cleared": 1, "unchanged": 17}
+    assert told["users"] == {"total": 21, "new": 1, "changed": 2, "cleared": 1, "again": 0, "unchanged": 17}
     assert told["traits"]["term_name"] == {"new": 0, "changed": 1, "cleared": 0}
     assert told["traits"]["promo_code"] == {"new": 0, "changed": 0, "cleared": 2}
     assert told["traits"]["subscription_id"] == {"new": 1, "changed": 0, "cleared": 1}

@@ -1,0 +1,173 @@
+"""`delivery: auto`, and the order between a file that Engage may not have read and writes by the Ingest API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+from piano_engage_sandbox.testing import serving
+
+from tests.target.test_cli import answer
+from tests.target.test_ingest import asked, held, told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from piano_engage_sandbox.server import Server
+
+    from tests.target.conftest import Engage
+
+NAMES = (
+    "app_id", "api_key", "api_url", "s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id",
+    "aws_secret_access_key",
+)  # fmt: skip
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(rows=5, s3_port=0, switches={"engage.csv_delay": 0}) as one:
+        yield one
+
+
+@pytest.fixture
+def settings(server: Server) -> dict[str, Any]:
+    lines = server.environment()
+    found = {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in NAMES}
+    return found | {
+        "delivery": "auto", "ingest_max_users": 5, "requests_per_second": 0, "retry_wait": 0, "retry_attempts": 3,
+    }  # fmt: skip
+
+
+def channels(engage: Engage) -> list[tuple[str, int]]:
+    return engage.query("SELECT channel, users FROM deliveries WHERE status = 'acknowledged' ORDER BY started_at")
+
+
+def hours_pass(engage: Engage, hours: float) -> None:
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute(
+            f"UPDATE deliveries SET started_at = started_at - to_seconds({hours * 3600}), "
+            f"acknowledged_at = acknowledged_at - to_seconds({hours * 3600})"
+        )
+        connection.execute(f"UPDATE overtaken SET after = after - to_seconds({hours * 3600})")
+
+
+def test_few_go_by_the_api_and_many_by_a_file(server: Server, settings: dict[str, Any], engage: Engage) -> None:
+    records = engage.subscriptions(20)
+    run = engage.run(engage.snapshot(records), **settings)
+    assert (run.code, len(run.states)) == (0, 1), run.log
+    assert channels(engage) == [("s3", 20)]
+    assert asked(server) == []
+    hours_pass(engage, 4)
+    for record in records[:5]:
+        record["promo_code"] = "P"
+    assert answer(engage, "plan", **settings)["delivery"] == "ingest"
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert channels(engage) == [("s3", 20), ("ingest", 5)]
+    assert {request["user"] for request in asked(server)} == {f"u{n}" for n in range(1, 6)}
+    for record in records[:6]:
+        record["promo_code"] = "Q"
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert channels(engage) == [("s3", 20), ("ingest", 5), ("s3", 6)]
+
+
+def test_a_reader_in_a_file_that_may_not_be_read_waits(
+    server: Server, settings: dict[str, Any], engage: Engage
+) -> None:
+    records = engage.subscriptions(10)
+    engage.run(engage.snapshot(records), **settings)
+    records[0]["promo_code"] = "P"
+    records.append(engage.subscription(11))
+    run = engage.run(engage.snapshot(records), **settings)
+    assert (run.code, len(run.states)) == (0, 1)
+    assert "1 reader(s) wait" in run.log
+    assert [request["user"] for request in asked(server)] == ["u11"]
+    assert engage.summaries[-1]["requests"]["held"] == 1
+    assert answer(engage, "plan", **settings)["waiting"] == {"rejected": 0, "in_flight": 1}
+    records[0]["promo_code"] = "NEWEST"
+    hours_pass(engage, 3.1)
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert (held(server, "u1") or {})["promo_code"] == told(engage, "u1")["promo_code"] == "NEWEST"
+
+
+def test_one_file_is_on_its_way_at_a_time(settings: dict[str, Any], engage: Engage) -> None:
+    engage.run(engage.snapshot(engage.subscriptions(10)), **settings)
+    more = engage.snapshot(engage.subscriptions(20))
+    run = engage.run(more, **settings)
+    assert (run.code, channels(engage)) == (0, [("s3", 10)])
+    assert "10 readers are due, which is many, but the last file counts as unread until" in run.log
+    hours_pass(engage, 3.1)
+    assert engage.run(more, **settings).code == 0
+    assert channels(engage) == [("s3", 10), ("s3", 10)]
+
+
+@pytest.mark.parametrize("delivery", ["auto", "ingest"])
+def test_or_it_is_sent_at_once_and_again_after_the_file(
+    server: Server, settings: dict[str, Any], engage: Engage, delivery: str
+) -> None:
+    records = engage.subscriptions(10)
+    engage.run(engage.snapshot(records), **settings)
+    records[0]["promo_code"] = "P"
+    settings |= {"csv_overlap": "again", "delivery": delivery}
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert [request["user"] for request in asked(server)] == ["u1"]
+    assert engage.query("SELECT user_id FROM overtaken") == [("u1",)]
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert len(asked(server)) == 1
+    hours_pass(engage, 3.1)
+    server.control("POST", "reset", {})  # Engage forgets: what it holds after is what came since
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert held(server, "u1") == told(engage, "u1")
+    assert held(server, "u2") is None
+    assert engage.query("SELECT count(*) FROM overtaken") == [(0,)]
+    assert engage.summaries[-1]["users"]["again"] == 1
+
+
+def test_the_api_alone_waits_for_a_file_too(server: Server, settings: dict[str, Any], engage: Engage) -> None:
+    records = engage.subscriptions(10)
+    engage.run(engage.snapshot(records), **settings | {"delivery": "s3"})
+    records[0]["promo_code"] = "P"
+    settings |= {"delivery": "ingest"}
+    engage.run(engage.snapshot(records), **settings)
+    assert asked(server) == []
+    engage.run(engage.snapshot(records), **settings, csv_ingest_hours=0)
+    assert [request["user"] for request in asked(server)] == ["u1"]
+
+
+def test_a_write_that_a_file_overtakes_is_found_out(server: Server, settings: dict[str, Any], engage: Engage) -> None:
+    """The broken double: it looks at no file; Engage reads it after the write, and holds the older value."""
+    server.control("POST", "switches", {"engage.csv_delay": "3600"})
+    double = "from target_recurly_engage.delivery.overlap import Overlap\nOverlap.mark = lambda self, ledger, now: 0\n"
+    double += (
+        "from target_recurly_engage.delivery.ingest import IngestDelivery\n"
+        "IngestDelivery._is_due = lambda self, now: 'true'\n"
+    )
+    records = engage.subscriptions(10)
+    engage.run(engage.snapshot(records), **settings)
+    records[0]["promo_code"] = "P"
+    engage.run(engage.snapshot(records), script=double, **settings)
+    server.control("POST", "clock", {"advance": "2h"})
+    for _ in range(200):
+        if [file["status"] for file in server.control("GET", "engage")["files"]] == ["done"]:
+            break
+    with pytest.raises(AssertionError):
+        assert (held(server, "u1") or {})["promo_code"] == told(engage, "u1")["promo_code"]
+
+
+def test_who_was_rejected_and_dropped_is_tried_when_something_changes(
+    server: Server, settings: dict[str, Any], engage: Engage
+) -> None:
+    from tests.target.test_cli import ask  # noqa: PLC0415
+
+    settings |= {"delivery": "ingest", "max_reject_fraction": 1}
+    server.control("POST", "faults", {"part": "engage", "status": 422, "times": 1})
+    records = [engage.subscription(1)]
+    engage.run(engage.snapshot(records), **settings)
+    assert ask(engage, "rejects", "drop", "u1").stdout == "1 will be tried again when something of them changes\n"
+    count = len(asked(server))
+    engage.run(engage.snapshot(records), **settings)
+    assert len(asked(server)) == count
+    records[0]["promo_code"] = "P"
+    engage.run(engage.snapshot(records), **settings)
+    assert held(server, "u1") == told(engage, "u1")
+    assert engage.query("SELECT count(*) FROM rejects") == [(0,)]

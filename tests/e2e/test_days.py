@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from piano_engage_sandbox.server import Server
 
 DAYS = 10
+THRESHOLDS = (30, 90, 120, 365)
 LINE = "TARGET_RECURLY_ENGAGE_"
 BAD_DAYS: dict[int, list[dict[str, Any]]] = {
     2: [{"part": "engage", "status": 503, "every": 5}],
@@ -68,6 +69,7 @@ class Pair:
         target = {name: lines[f"{LINE}{name.upper()}"] for name in names} | {
             "ledger": str(folder / "ledger.duckdb"), "runs_path": str(folder / "runs"), "timezone": ZONE,
             "as_of": self.now.isoformat(), "requests_per_second": 0, "retry_wait": 0, "retry_attempts": 12,
+            "csv_ingest_hours": 0,
         }  # fmt: skip
         (folder / "tap.json").write_text(json.dumps(tap))
         (folder / "target.json").write_text(json.dumps(target | settings))
@@ -117,7 +119,7 @@ class Pair:
         return None if found is None else dict(found["traits"])
 
     def differing(self) -> list[str]:
-        """Readers of whom Engage holds something else than it should; what only drifts is left out."""
+        """Readers of whom Engage holds something else than it should."""
         return [user for user, traits in self.desired().items() if steady(self.held(user)) != steady(traits)]
 
     def first_load(self) -> None:
@@ -138,7 +140,11 @@ def program(name: str) -> Path:
 
 
 def steady(traits: Traits | None) -> Traits | None:
-    return traits and {name: value for name, value in traits.items() if name != "days_subscribed"}
+    """Of what drifts only the thresholds count that it has passed."""
+    if not traits:
+        return traits
+    days = float(traits["days_subscribed"])
+    return traits | {"days_subscribed": str(-1 if days == -1 else sum(days >= one for one in THRESHOLDS))}
 
 
 @pytest.fixture

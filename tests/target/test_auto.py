@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -150,6 +151,7 @@ def test_a_write_that_a_file_overtakes_is_found_out(server: Server, settings: di
     for _ in range(200):
         if [file["status"] for file in server.control("GET", "engage")["files"]] == ["done"]:
             break
+        time.sleep(0.05)
     with pytest.raises(AssertionError):
         assert (held(server, "u1") or {})["promo_code"] == told(engage, "u1")["promo_code"]
 

@@ -41,6 +41,8 @@ DATES = (
 BOOLEANS = ("Auto-renew", "Renewed", "Currently in grace period")
 NUMBERS = ("Days subscribed", "Total charged")
 
+THRESHOLDS = (30, 90, 120, 365)
+
 Traits = dict[str, str]
 Row = dict[str, str]
 
@@ -105,10 +107,15 @@ def expected(export: Path, now: datetime | None = None) -> dict[str, Traits]:
     return {user: written(min(own, key=lambda row: rank(row, now))) for user, own in by_user.items()}
 
 
-def expected_changes(before: dict[str, Traits], after: dict[str, Traits]) -> dict[str, Traits]:
-    def steady(traits: Traits | None) -> Traits | None:
-        return traits and {name: value for name, value in traits.items() if name != "days_subscribed"}
+def steady(traits: Traits | None) -> Traits | None:
+    """Of what drifts only the thresholds count that it has passed."""
+    if not traits:
+        return traits
+    days = float(traits["days_subscribed"])
+    return traits | {"days_subscribed": str(-1 if days == -1 else sum(days >= one for one in THRESHOLDS))}
 
+
+def expected_changes(before: dict[str, Traits], after: dict[str, Traits]) -> dict[str, Traits]:
     cleared = dict.fromkeys(map(trait_name, TEXTS), "none") | dict.fromkeys(map(trait_name, BOOLEANS), "false")
     cleared |= dict.fromkeys(map(trait_name, DATES), "9999-12-31") | dict.fromkeys(map(trait_name, NUMBERS), "-1")
     gone = dict.fromkeys(before.keys() - after.keys(), cleared)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
 from piano_engage_sandbox.testing import serving
+from target_recurly_engage.delivery.ingest import GROUP
 
-from tests.target.test_cli import answer
+from tests.target.test_cli import answer, ask
 from tests.target.test_ingest import asked, held, told
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.target.conftest import Engage
 
+CONCURRENCY = 8
 NAMES = (
     "app_id", "api_key", "api_url", "s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id",
     "aws_secret_access_key",
@@ -148,10 +152,7 @@ def test_a_write_that_a_file_overtakes_is_found_out(server: Server, settings: di
     records[0]["promo_code"] = "P"
     engage.run(engage.snapshot(records), script=double, **settings)
     server.control("POST", "clock", {"advance": "2h"})
-    for _ in range(200):
-        if [file["status"] for file in server.control("GET", "engage")["files"]] == ["done"]:
-            break
-        time.sleep(0.05)
+    wait_for_files(server)
     with pytest.raises(AssertionError):
         assert (held(server, "u1") or {})["promo_code"] == told(engage, "u1")["promo_code"]
 
@@ -159,8 +160,6 @@ def test_a_write_that_a_file_overtakes_is_found_out(server: Server, settings: di
 def test_who_was_rejected_and_dropped_is_tried_when_something_changes(
     server: Server, settings: dict[str, Any], engage: Engage
 ) -> None:
-    from tests.target.test_cli import ask  # noqa: PLC0415
-
     settings |= {"delivery": "ingest", "max_reject_fraction": 1}
     server.control("POST", "faults", {"part": "engage", "status": 422, "times": 1})
     records = [engage.subscription(1)]
@@ -173,3 +172,50 @@ def test_who_was_rejected_and_dropped_is_tried_when_something_changes(
     engage.run(engage.snapshot(records), **settings)
     assert held(server, "u1") == told(engage, "u1")
     assert engage.query("SELECT count(*) FROM rejects") == [(0,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("delivery", ["ingest", "s3"])
+def test_kill_at_random_moments(
+    server: Server, settings: dict[str, Any], engage: Engage, delivery: str, seed: int
+) -> None:
+    """Five days with kill -9 at some moment, then run again; STATE is never ahead, few are sent again."""
+    dice = random.Random(f"{delivery} {seed}")  # noqa: S311 - moments, no secrets
+    settings |= {"delivery": delivery, "csv_ingest_hours": 0}
+    records, longest = engage.subscriptions(400), 1.0
+    for day in range(5):
+        for record in records[:300]:
+            record["promo_code"] = f"DAY{day}"
+        server.control("DELETE", "requests")
+        process = subprocess.Popen(
+            engage.command(**settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(engage.lines(engage.snapshot(records)))
+        process.stdin.close()
+        time.sleep(dice.uniform(0.3, longest))
+        process.kill()
+        process.wait()
+        with process.stdout:
+            state = process.stdout.read()
+        if state:
+            assert engage.query(f"SELECT count(*) FROM delivered WHERE promo_code = 'DAY{day}'") == [(300,)]
+        started = time.monotonic()
+        assert engage.run(engage.snapshot(records), **settings).code == 0
+        longest = time.monotonic() - started + 0.3
+        if delivery == "ingest":
+            assert len(asked(server)) <= (400 if day == 0 else 300) + GROUP + 2 * CONCURRENCY
+        else:
+            wait_for_files(server)
+        for number in (1, 150, 300, 301, 400):
+            assert held(server, f"u{number}") == told(engage, f"u{number}")
+            assert told(engage, f"u{number}")["promo_code"] == ("none" if number > 300 else f"DAY{day}")
+
+
+def wait_for_files(server: Server) -> None:
+    deadline = time.monotonic() + 60
+    while {file["status"] for file in server.control("GET", "engage")["files"]} - {"done"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -35,11 +35,13 @@ class UsersStream:
         stream: its name.
         user_id: the property that names the reader.
         traits: the properties that are sent.
+        typed: names of those whose type the settings say.
     """
 
     stream: str
     user_id: str
     traits: tuple[Trait, ...]
+    typed: frozenset[str] = frozenset()
 
     @property
     def table(self) -> str:
@@ -71,12 +73,14 @@ class Contract:
         return next(one for one in self.users if one.stream == stream)
 
     def with_kinds(self, kinds: Mapping[str, Kind]) -> Contract:
-        """Give the contract with these types for traits of streams of users; what is not named is as before."""
-        streams = (
-            replace(one, traits=tuple(replace(trait, kind=kinds.get(trait.name, trait.kind)) for trait in one.traits))
-            for one in self.users
-        )
-        return replace(self, users=tuple(streams))
+        """Give the contract with these types for traits of streams of users, where the settings do not say them."""
+
+        def mended(stream: UsersStream) -> UsersStream:
+            open_ones = {trait: kind for trait, kind in kinds.items() if trait not in stream.typed}
+            traits = (replace(trait, kind=open_ones.get(trait.name, trait.kind)) for trait in stream.traits)
+            return replace(stream, traits=tuple(traits))
+
+        return replace(self, users=tuple(map(mended, self.users)))
 
 
 def contract_of(config: Mapping[str, Any]) -> Contract:
@@ -126,7 +130,7 @@ def _own(given: str | Iterable[str]) -> tuple[Trait, ...]:
 
 
 def _users(stream: str, given: Mapping[str, Any]) -> UsersStream:
-    traits = []
+    traits, typed = [], set()
     for one in given.get("traits") or []:
         entry = {"name": one} if isinstance(one, str) else one
         if not _KEY.fullmatch(entry["name"]):
@@ -134,17 +138,13 @@ def _users(stream: str, given: Mapping[str, Any]) -> UsersStream:
                 f"streams: {stream}: {entry['name']!r} is no name for a trait. Letters, digits and underscores, please."
             )
             raise ConfigRefused(msg)
+        if "type" in entry:
+            typed.add(entry["name"])
         traits.append(Trait(entry["name"], Kind(entry.get("type", Kind.STRING)), stream=stream))
     if not traits:
         msg = f"streams: {stream}: traits: is missing. Name the properties that may be sent; nothing else is."
         raise ConfigRefused(msg)
-    return UsersStream(stream, given.get("user_id", USER_ID), tuple(traits))
-
-
-def typed_in_settings(config: Mapping[str, Any], stream: str) -> set[str]:
-    """Names of the traits of a stream of users whose type the settings say."""
-    traits = config["streams"][stream]["traits"]
-    return {one["name"] for one in traits if not isinstance(one, str) and "type" in one}
+    return UsersStream(stream, given.get("user_id", USER_ID), tuple(traits), frozenset(typed))
 
 
 def kinds_of(properties: Mapping[str, Any]) -> dict[str, Kind]:

@@ -16,7 +16,7 @@ from piano_engage_common.stops import BrakeApplied, PartlyRejected, RunStopped, 
 from piano_engage_common.transport import RunEnds
 
 from target_recurly_engage.brake import Brake
-from target_recurly_engage.contract import contract_of, kinds_of, typed_in_settings
+from target_recurly_engage.contract import contract_of, kinds_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
@@ -95,8 +95,6 @@ class Run:
     def users(self, stream: str, schema: Mapping[str, Any]) -> Intake:
         """Give what collects the rows of a stream of users; *schema* says the types that the settings leave open."""
         kinds = kinds_of(schema.get("properties", {}))
-        for trait in typed_in_settings(self._config, stream):
-            kinds.pop(trait, None)
         names = {trait.name for trait in self._contract.stream(stream).traits}
         self._contract = self._contract.with_kinds({trait: kind for trait, kind in kinds.items() if trait in names})
         if stream not in self._users:

@@ -143,6 +143,14 @@ def test_the_brake_watches_such_a_stream_too(engage: Engage) -> None:
     assert "crm has no column for tier" in lacking.errors
 
 
+def test_another_type_by_setting_has_its_consequence(engage: Engage) -> None:
+    engage.run(crm(reader(1, score="x")), **STREAMS)
+    assert engage.sent()["u1"]["score"] == "-1"
+    traits = [*CRM["traits"][:-1], {"name": "score", "type": "string"}]
+    engage.run(crm(reader(1, score="x")), streams=LOG | {"crm": CRM | {"traits": traits}})
+    assert engage.sent()["u1"]["score"] == "x"
+
+
 def test_rows_without_a_reader_are_left_out(engage: Engage) -> None:
     run = engage.run(crm(reader(1), {"id": " ", "tier": "gold"}), **STREAMS)
     assert (run.code, set(engage.sent())) == (0, {"u1"})

@@ -17,6 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from piano_engage_sandbox.server import Server
+
 COMMAND = [str(Path(sys.executable).with_name("target-recurly-engage"))]
 PATIENCE = 120
 STREAM = "subscription_log"
@@ -36,6 +38,11 @@ TEXTS = (
 NUMBERS = ("days_subscribed", "total_charged")
 TRAITS = (*DATES, *BOOLEANS, *TEXTS, *NUMBERS)
 PROPERTIES = ("user_id", "aid", "modify_time", *TRAITS)
+
+PLACES = (
+    "app_id", "api_key", "api_url", "s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id",
+    "aws_secret_access_key",
+)  # fmt: skip
 
 Message = dict[str, Any]
 Record = dict[str, Any]
@@ -255,6 +262,12 @@ class Engage:
             "traits": "trait, kind, stream",
         }
         return self.dump(columns=columns)
+
+
+def places(server: Server) -> dict[str, str]:
+    """Settings with which the target finds the sandbox, by either way."""
+    lines = server.environment()
+    return {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in PLACES}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from piano_engage_sandbox.testing import serving
 from target_recurly_engage.delivery.ingest import GROUP
 
+from tests.target.conftest import places
 from tests.target.test_cli import answer, ask
 from tests.target.test_ingest import asked, held, told
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from tests.target.conftest import Engage
 
 CONCURRENCY = 8
-NAMES = (
-    "app_id", "api_key", "api_url", "s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id",
-    "aws_secret_access_key",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -37,9 +34,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def settings(server: Server) -> dict[str, Any]:
-    lines = server.environment()
-    found = {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in NAMES}
-    return found | {
+    return places(server) | {
         "delivery": "auto", "ingest_max_users": 5, "requests_per_second": 0, "retry_wait": 0, "retry_attempts": 3,
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ from target_recurly_engage.run import Run
 from target_recurly_engage.target import TargetRecurlyEngage
 from target_recurly_engage.traits import NAMES, TRAITS, Wording
 
-from tests.target.test_auto import NAMES as PLACES
+from tests.target.conftest import places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -243,9 +243,7 @@ class Model(RuleBasedStateMachine):
 @contextmanager
 def machine() -> Iterator[type[Model]]:
     with serving(rows=1, s3_port=0, switches={"engage.csv_delay": 0}) as server:
-        lines = server.environment()
-        places = {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in PLACES}
-        yield type("Machine", (Model,), {"server": server, "places": places})
+        yield type("Machine", (Model,), {"server": server, "places": places(server)})
 
 
 QUICK = settings(

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from piano_engage_sandbox.testing import serving
 
-from tests.target.test_auto import NAMES
+from tests.target.conftest import places
 from tests.target.test_cli import ask
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def settings(server: Server) -> dict[str, Any]:
-    lines = server.environment()
-    found = {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in NAMES}
-    return found | {"requests_per_second": 0, "retry_wait": 0, "retry_attempts": 2, "csv_ingest_hours": 0}
+    return places(server) | {"requests_per_second": 0, "retry_wait": 0, "retry_attempts": 2, "csv_ingest_hours": 0}
 
 
 def texts(folder: Path) -> Iterator[tuple[str, str]]:

@@ -140,7 +140,7 @@ def explain(first: dict[str, Any], second: dict[str, Any]) -> None:
 {bold("Why so little on day 4?")}
   The ledger knows what was acknowledged on day 1. {users["unchanged"]:,} of {users["total"]:,} readers still have those
   very traits, so nothing is sent for them: {sent_kilobytes(second)} kB instead of {sent_kilobytes(first)} kB.
-  `days_subscribed` moved for everybody, which alone sends nothing; it rides along when something else changes.
+  `days_subscribed` moved for everybody, which alone sends nothing, but where it crosses 30, 90, 120 or 365.
   Traits that changed most: {", ".join(f"{trait} {count}" for trait, count in most if count)}.
 
 {bold("Where things lie")}

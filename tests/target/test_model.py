@@ -242,12 +242,17 @@ class Model(RuleBasedStateMachine):
 
 @contextmanager
 def machine() -> Iterator[type[Model]]:
+    levels = {name: logging.getLogger(name).level for name in ("boto3", "botocore", "s3transfer", "urllib3")}
     with serving(rows=1, s3_port=0, switches={"engage.csv_delay": 0}) as server:
-        yield type("Machine", (Model,), {"server": server, "places": places(server)})
+        try:
+            yield type("Machine", (Model,), {"server": server, "places": places(server)})
+        finally:
+            for name, level in levels.items():  # delivery by S3 has its libraries keep still in all of the process
+                logging.getLogger(name).setLevel(level)
 
 
 QUICK = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

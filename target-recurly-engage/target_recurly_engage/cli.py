@@ -24,7 +24,7 @@ from target_recurly_engage.plan import make_plan
 from target_recurly_engage.run import ageing_of
 from target_recurly_engage.shown import arrows, changes_of, shown, words_of
 from target_recurly_engage.target import TargetRecurlyEngage
-from target_recurly_engage.traits import NAMES, TRAITS, primary_order
+from target_recurly_engage.traits import NAMES, TRAITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,7 +97,9 @@ def plan(config: Mapping[str, Any], user: str | None, as_json: bool) -> None:  #
 def _of_user(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, Any]:
     execute = ledger.connection.execute
     written = ", ".join(f"{contract.wording.written(one, name(one.name))} AS {name(one.name)}" for one in TRAITS)
-    ranked = f"SELECT *, {primary_order(now)} AS place FROM subscriptions WHERE user_id = ?"
+    rule = contract.primary
+    judged = f"SELECT *, {text(now)}::TIMESTAMPTZ AS moment FROM subscriptions WHERE user_id = ?"
+    ranked = f"SELECT *, {rule.sql} AS place FROM ({judged}) WHERE {rule.counts}"
     rows = execute(f"SELECT {written} FROM ({ranked}) ORDER BY place", [user_id]).fetchall()
     told = execute("SELECT trait, value FROM delivered_traits WHERE user_id = ?", [user_id]).fetchall()
     when = execute(

@@ -6,15 +6,24 @@ the ledger. Nothing that does not stand in the contract leaves.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import yaml
 from piano_engage_common.duck import name
-from piano_engage_common.stops import ConfigRefused
 
+from target_recurly_engage.computed import BY_NAME as SHIPPED
+from target_recurly_engage.computed import FORMULAS, USUAL, Formula
+from target_recurly_engage.experiments import Experiment, experiments_of
+from target_recurly_engage.formulas import formula_of
+from target_recurly_engage.primary import PrimaryRule, rule_of
+from target_recurly_engage.problems import Problems, suggestion
+from target_recurly_engage.segments import Segment, segments_of
 from target_recurly_engage.traits import NAMES, TRAITS, USER_ID, Kind, Trait, Wording
 
 if TYPE_CHECKING:
@@ -23,6 +32,20 @@ if TYPE_CHECKING:
 SUBSCRIPTIONS_ROLE: Final = "subscriptions"
 USERS_ROLE: Final = "users"
 ALL: Final = "all"
+COMPUTED: Final = "computed"
+DAILY: Final = "daily"
+LIST: Final = "list"
+SEGMENTS_TRAIT: Final = "segments"
+BUILT_IN: Final = frozenset({
+    "visits", "visit_length", "churn_score", "churn_propensity", "device", "fraud_score", "location",
+})  # fmt: skip
+"""Traits that Engage has by itself and that must not be overwritten (its fact sheet, 3.4), as we would spell them."""
+OF_CONNECTORS: Final = frozenset({
+    "plan_code", "plan_name", "state", "status", "currency", "total_recurring_amount", "current_period_started_at",
+    "current_period_ends_at", "trial_started_at", "trial_ends_at", "activated_at", "canceled_at", "expires_at",
+    "has_billing_info", "payment_method_type", "past_due_invoice_date", "card_expiration_date", "active_coupon_codes",
+})  # fmt: skip
+"""Traits that Engage's connector for Recurly writes (the same section)."""
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBERS: Final = frozenset({Kind.NUMBER, Kind.MONEY})
 
@@ -57,16 +80,40 @@ class Contract:
         wording: how values are written.
         own: traits of the primary subscription.
         users: streams of users, by name.
+        primary: which subscription is the primary one.
+        computed: traits that formulas make.
+        formulas: those, and others that segments ask of.
+        segments: audiences, each after those that it asks of.
+        experiments: who sees which offer.
+        audience: the traits that segments and experiments make.
+        listed: segments make one trait with a list of names, instead of one each.
     """
 
     wording: Wording
     own: tuple[Trait, ...] = TRAITS
     users: tuple[UsersStream, ...] = ()
+    primary: PrimaryRule = field(default_factory=PrimaryRule)
+    computed: tuple[Trait, ...] = ()
+    formulas: tuple[Formula, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    experiments: tuple[Experiment, ...] = ()
+    audience: tuple[Trait, ...] = ()
+    listed: bool = False
 
     @property
     def traits(self) -> tuple[Trait, ...]:
         """All of them, those of the subscriptions first."""
-        return (*self.own, *(trait for stream in self.users for trait in stream.traits))
+        users = (trait for stream in self.users for trait in stream.traits)
+        return (*self.own, *self.computed, *users, *self.audience)
+
+    def clashes(self) -> dict[str, str]:
+        """Name traits that somebody else writes as well, by what is known of their names."""
+        found = {trait.name: "Engage has a trait like this by itself" for trait in self.traits if trait.name in BUILT_IN}
+        return found | {
+            trait.name: "Engage's connector for Recurly writes a trait of this name"
+            for trait in self.traits
+            if trait.name in OF_CONNECTORS
+        }
 
     def stream(self, stream: str) -> UsersStream:
         """Give the stream of users of that name."""
@@ -87,22 +134,106 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
     """Read the target's settings.
 
     Raises:
-        ConfigRefused: a trait is not known, has a name that Engage would not take, or comes from two streams.
+        ConfigRefused: names all that cannot be used: a trait that is not known, or has a name that Engage would not
+            take, or comes twice; a formula, a segment or an experiment that makes no sense.
     """
+    problems = Problems()
     streams = {stream: given for stream, given in config["streams"].items() if (given or {}).get("role") == USERS_ROLE}
+    own, formulas, sent = _own(config["traits"], problems)
+    users = tuple(filter(None, (_users(stream, given, problems) for stream, given in sorted(streams.items()))))
     contract = Contract(
         wording=_wording(config),
-        own=_own(config["traits"]),
-        users=tuple(_users(stream, given) for stream, given in sorted(streams.items())),
+        own=own,
+        computed=tuple(one.trait for one in formulas.values() if one.name in sent),
+        users=users,
+        primary=rule_of(config, problems),
     )
-    seen: dict[str, str] = dict.fromkeys((USER_ID, *NAMES), "the subscriptions")
-    for trait in contract.traits:
-        if trait.stream is not None:
-            if other := seen.get(trait.name):
-                msg = f"streams: {trait.name} of {trait.stream} is a trait of {other} already. Leave it out of one."
-                raise ConfigRefused(msg)
-            seen[trait.name] = trait.stream
-    return _with_thresholds(contract, config["thresholds"])
+    contract = _with_thresholds(contract, config["thresholds"], problems)
+    known = {trait.key: trait for trait in (*TRAITS, *(one.trait for one in formulas.values()))}
+    known |= {trait.key: trait for trait in contract.traits}
+    segments = segments_of(_segments(config["segments"], problems), known, problems)
+    experiments = experiments_of(config["experiments"], [one.name for one in segments], problems)
+    needed = {trait.key for segment in segments for trait in segment.traits} | sent
+    contract = replace(
+        contract,
+        formulas=tuple(one for one in formulas.values() if one.name in needed),
+        segments=segments,
+        experiments=experiments,
+        audience=_audience(segments, experiments, config),
+        listed=config["segments_as"] == LIST,
+    )
+    contract = _renamed(contract, config, problems)
+    _check_names(contract, problems)
+    problems.check()
+    return contract
+
+
+def _segments(given: str | list[Any], problems: Problems) -> list[Any]:
+    """Read the setting, which names a file, or ready-made segments by commas, or is the list itself."""
+    if not isinstance(given, str):
+        return given
+    if not given.endswith((".yml", ".yaml", ".json")):
+        return words(given)
+    try:
+        read = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as e:
+        problems.add("segments", f"{given} cannot be read ({' '.join(str(e).split())})")
+        return []
+    read = read.get("segments") if isinstance(read, dict) else read
+    if not isinstance(read, list):
+        problems.add("segments", f"{given} holds no list of segments")
+        return []
+    return read
+
+
+def _audience(
+    segments: Iterable[Segment], experiments: Iterable[Experiment], config: Mapping[str, Any]
+) -> tuple[Trait, ...]:
+    prefix, names = config["segment_prefix"], [one.name for one in segments]
+    if config["segments_as"] == LIST:
+        made = [Trait(SEGMENTS_TRAIT, Kind.STRING, computed=True)] if names else []
+    else:
+        made = [Trait(prefix + one, Kind.BOOLEAN, origin=f"told {one}", computed=True) for one in names]
+    drawn = (Trait(f"experiment_{one.name}", origin=f"experiment {one.name}", computed=True) for one in experiments)
+    return (*made, *drawn)
+
+
+def _renamed(contract: Contract, config: Mapping[str, Any], problems: Problems) -> Contract:
+    """Have Engage know the traits by the names that the settings give them."""
+    given, prefix = config["trait_names"], config["trait_prefix"]
+    keys = [trait.key for trait in contract.traits if trait not in contract.audience]
+    for key in given:
+        if key not in keys:
+            problems.add(f"trait_names.{key}", f"no trait that is sent{suggestion(key, keys)}")
+
+    def named(trait: Trait) -> Trait:
+        return replace(trait, name=str(given.get(trait.key) or prefix + trait.name), origin=trait.key)
+
+    if not given and not prefix:
+        return contract
+    return replace(
+        contract,
+        own=tuple(map(named, contract.own)),
+        computed=tuple(map(named, contract.computed)),
+        users=tuple(replace(one, traits=tuple(map(named, one.traits))) for one in contract.users),
+        audience=tuple(replace(trait, name=prefix + trait.name) for trait in contract.audience),
+    )
+
+
+def _check_names(contract: Contract, problems: Problems) -> None:
+    seen: dict[str, str] = {USER_ID: "what names the reader"}
+    sources = [("traits", contract.own), ("traits", contract.computed)]
+    sources += [(f"streams: {one.stream}", one.traits) for one in contract.users]
+    sources += [("segments and experiments", contract.audience)]
+    free = {name: "a trait of the subscriptions" for name in NAMES}
+    for source, traits in sources:
+        for trait in traits:
+            if not _KEY.fullmatch(trait.name):
+                problems.add(source, f"{trait.name!r} is no name for a trait. Letters, digits and underscores, please")
+            other = seen.get(trait.name) or (free.get(trait.name) if trait.stream else None)
+            if other:
+                problems.add(source, f"{trait.name} is there already, as {other}. Leave one out, or rename it")
+            seen[trait.name] = source
 
 
 def _wording(config: Mapping[str, Any]) -> Wording:
@@ -116,34 +247,51 @@ def _wording(config: Mapping[str, Any]) -> Wording:
     )
 
 
-def words(given: str | Iterable[str]) -> list[str]:
-    """Read a setting that takes names by commas or as a list."""
-    return [word.strip() for word in (given.split(",") if isinstance(given, str) else given) if word.strip()]
+def words(given: str) -> list[Any]:
+    """Read names by commas, or the JSON of a list, as an environment variable brings it."""
+    if given.lstrip().startswith("["):
+        try:
+            return list(json.loads(given))
+        except ValueError:
+            return [given]
+    return [word.strip() for word in given.split(",") if word.strip()]
 
 
-def _own(given: str | Iterable[str]) -> tuple[Trait, ...]:
-    names = words(given)
-    if unknown := set(names) - {ALL, *NAMES}:
-        msg = f"traits: {', '.join(sorted(unknown))} is no trait. There are: {', '.join(NAMES)}; or {ALL!r}."
-        raise ConfigRefused(msg)
-    return TRAITS if ALL in names else tuple(trait for trait in TRAITS if trait.name in names)
+def _own(
+    given: str | Iterable[Any], problems: Problems
+) -> tuple[tuple[Trait, ...], dict[str, Formula], set[str]]:
+    """Read the setting ``traits``: those of the log, all formulas there are, and the names of those that are sent."""
+    entries = words(given) if isinstance(given, str) else list(given)
+    formulas, sent, names = dict(SHIPPED), set[str](), list[str]()
+    for i, one in enumerate(entries):
+        if isinstance(one, str) and one == COMPUTED:
+            sent.update(USUAL)
+        elif isinstance(one, str) and one in SHIPPED:
+            sent.add(one)
+        elif isinstance(one, str) and one in {ALL, *NAMES}:
+            names.append(one)
+        elif isinstance(one, str):
+            known = (*NAMES, *SHIPPED, ALL, COMPUTED)
+            problems.add("traits", f"{one} is no trait{suggestion(one, known)}")
+        elif formula := formula_of(f"traits[{i}]", one, problems):
+            if formula.name in formulas or formula.name in NAMES:
+                problems.add(f"traits[{i}].name", f"there is a trait {formula.name} already; choose another name")
+            formulas[formula.name] = formula
+            sent.add(formula.name)
+    own = TRAITS if ALL in names else tuple(trait for trait in TRAITS if trait.name in names)
+    return own, formulas, sent
 
 
-def _users(stream: str, given: Mapping[str, Any]) -> UsersStream:
+def _users(stream: str, given: Mapping[str, Any], problems: Problems) -> UsersStream | None:
     traits, typed = [], set()
     for one in given.get("traits") or []:
         entry = {"name": one} if isinstance(one, str) else one
-        if not _KEY.fullmatch(entry["name"]):
-            msg = (
-                f"streams: {stream}: {entry['name']!r} is no name for a trait. Letters, digits and underscores, please."
-            )
-            raise ConfigRefused(msg)
         if "type" in entry:
             typed.add(entry["name"])
         traits.append(Trait(entry["name"], Kind(entry.get("type", Kind.STRING)), stream=stream))
     if not traits:
-        msg = f"streams: {stream}: traits: is missing. Name the properties that may be sent; nothing else is."
-        raise ConfigRefused(msg)
+        problems.add(f"streams: {stream}: traits", "is missing. Name the properties that may be sent; nothing else is")
+        return None
     return UsersStream(stream, given.get("user_id", USER_ID), tuple(traits), frozenset(typed))
 
 
@@ -166,28 +314,33 @@ def _types(given: object) -> list[str]:
     return [given] if isinstance(given, str) else [str(one) for one in given] if isinstance(given, list) else []
 
 
-def _with_thresholds(contract: Contract, given: Mapping[str, Any]) -> Contract:
-    """Have the traits that *given* names told only where they cross its numbers."""
-    for trait in given:
-        if trait not in {one.name for one in contract.traits} | set(NAMES):
-            msg = f"thresholds: {trait} is no trait that is sent."
-            raise ConfigRefused(msg)
+def _with_thresholds(contract: Contract, given: Mapping[str, Any], problems: Problems) -> Contract:
+    """Have the traits that *given* names told only where they cross its numbers, or every day."""
+    known = {trait.key: trait for trait in (*TRAITS, *(one.trait for one in FORMULAS), *contract.traits)}
+    steps: dict[str, tuple[float, ...] | None] = {}
+    for key, numbers in given.items():
+        path = f"thresholds: {key}"
+        if key not in known:
+            problems.add(path, f"is no trait that is sent{suggestion(key, known)}")
+        elif known[key].stream is None and known[key].kind not in _NUMBERS:
+            problems.add(path, "is no number")
+        elif numbers == DAILY:
+            steps[key] = None
+        else:
+            try:
+                steps[key] = tuple(sorted({float(one) for one in numbers or []}))
+            except (TypeError, ValueError):
+                problems.add(path, f"takes a list of numbers, like [30, 90], or {DAILY}")
 
     def mended(trait: Trait) -> Trait:
-        if trait.name not in given:
+        if trait.key not in steps:
             return trait
-        if trait.stream is None and trait.kind not in _NUMBERS:
-            msg = f"thresholds: {trait.name} is no number."
-            raise ConfigRefused(msg)
-        try:
-            steps = sorted({float(one) for one in given[trait.name] or []})
-        except (TypeError, ValueError) as e:
-            msg = f"thresholds: {trait.name}: takes a list of numbers, like [30, 90]."
-            raise ConfigRefused(msg) from e
-        return replace(trait, drifts=True, thresholds=tuple(steps))
+        at = steps[trait.key]
+        return replace(trait, drifts=at is not None, thresholds=at or ())
 
     return replace(
         contract,
         own=tuple(map(mended, contract.own)),
+        computed=tuple(map(mended, contract.computed)),
         users=tuple(replace(one, traits=tuple(map(mended, one.traits))) for one in contract.users),
     )

@@ -319,7 +319,7 @@ class UsersIntake(Intake):
 
     def __init__(self, ledger: Ledger, stream: UsersStream) -> None:
         """Collect into a table beside that of the stream."""
-        types = dict.fromkeys((stream.user_id, *(trait.name for trait in stream.traits)), "VARCHAR")
+        types = dict.fromkeys((stream.user_id, *(trait.key for trait in stream.traits)), "VARCHAR")
         super().__init__(ledger, table=f"incoming_{stream.stream}", types=types, key=(stream.user_id,), role="users")
         self.stream = stream
 

@@ -24,6 +24,7 @@ from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_users
 from target_recurly_engage.plan import Ageing, make_plan
 from target_recurly_engage.shown import shown, words_of
+from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Run:
     def users(self, stream: str, schema: Mapping[str, Any]) -> Intake:
         """Give what collects the rows of a stream of users; *schema* says the types that the settings leave open."""
         kinds = kinds_of(schema.get("properties", {}))
-        names = {trait.name for trait in self._contract.stream(stream).traits}
-        self._contract = self._contract.with_kinds({trait: kind for trait, kind in kinds.items() if trait in names})
+        traits = self._contract.stream(stream).traits
+        self._contract = self._contract.with_kinds({one.name: kinds[one.key] for one in traits if one.key in kinds})
         if stream not in self._users:
             self._users[stream] = UsersIntake(self._ledger, self._contract.stream(stream))
         return self._users[stream]
@@ -174,6 +175,9 @@ class Run:
             self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
         for intake in self._users.values():
             self._merge_users(intake, complete=complete[intake])
+        for trait, why in self._contract.clashes().items():
+            self._logger.warning("%s: %s; rename it with trait_names, or leave it out", trait, why)
+        self._warn_of_unknown_words()
         with self._progress.watch("comparing traits", self._ledger.connection):
             plan = make_plan(
                 self._ledger,
@@ -200,6 +204,19 @@ class Run:
         else:
             self._ledger.close_accepted(but=plan.fingerprint)
 
+    def _warn_of_unknown_words(self) -> None:
+        """Tell once of status words that the map does not have; nobody guesses what they mean."""
+        word = word_of("subscription_status")
+        query = f"SELECT {word}, count(*) FROM subscriptions WHERE {is_unknown(word)} GROUP BY 1 ORDER BY 1"
+        self.summary.unknown_words = dict(self._ledger.connection.execute(query).fetchall())
+        if self.summary.unknown_words:
+            told = ", ".join(f"{status or '(none)'} ({count:,})" for status, count in self.summary.unknown_words.items())
+            self._logger.warning(
+                "Piano uses status words that are not in the map of docs/traits.md: %s. lifecycle_stage is unknown "
+                "where they stand on a reader's primary subscription",
+                told,
+            )
+
     def _merge_subscriptions(self, intake: SubscriptionsIntake, *, complete: bool) -> None:
         self._check_columns("the export", intake, self._contract.own)
         with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
@@ -215,16 +232,16 @@ class Run:
         stream = self._contract.stream(intake.stream.stream)
         self._check_columns(stream.stream, intake, stream.traits)
         for trait in stream.traits:
-            if trait.name not in intake.columns:  # it did not come, which is not the same as empty
-                self._ledger.connection.execute(f"ALTER TABLE {intake.table} DROP COLUMN {name(trait.name)}")
+            if trait.key not in intake.columns:  # it did not come, which is not the same as empty
+                self._ledger.connection.execute(f"ALTER TABLE {intake.table} DROP COLUMN {name(trait.key)}")
         done = merge_users(self._ledger, stream, intake.table, complete=complete)
         self.summary.users[stream.stream] = done
         self._brake.check_rows(stream.stream, done, complete=complete)
 
     def _check_columns(self, stream: str, intake: Intake, traits: Iterable[Trait]) -> None:
         if intake.rows:
-            absent = (trait for trait in traits if trait.name not in intake.columns)
-            self._brake.check_columns(stream, (trait.name for trait in absent if self._was_told(trait)))
+            absent = (trait for trait in traits if trait.key not in intake.columns)
+            self._brake.check_columns(stream, (trait.key for trait in absent if self._was_told(trait)))
 
     def _was_told(self, trait: Trait) -> bool:
         """Whether Engage has a value of the trait for anybody, other than the one that clears it."""

@@ -10,7 +10,8 @@ from piano_engage_common.given import check_memory_limit, check_zone
 from piano_engage_common.stops import ConfigRefused
 from singer_sdk import typing as th
 
-from target_recurly_engage.contract import ALL, SUBSCRIPTIONS_ROLE, USERS_ROLE, contract_of
+from target_recurly_engage.contract import ALL, COMPUTED, LIST, SUBSCRIPTIONS_ROLE, USERS_ROLE, contract_of
+from target_recurly_engage.primary import DEFAULT_ORDER
 from target_recurly_engage.traits import Kind
 
 if TYPE_CHECKING:
@@ -225,22 +226,100 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
     ),
     th.Property(
         "traits",
-        th.CustomType({"type": ["string", "array"], "items": {"type": "string"}}),
-        default=ALL,
+        th.CustomType({"type": ["string", "array"], "items": {"type": ["string", "object"]}}),
+        default=f"{ALL},{COMPUTED}",
         title="Traits",
         description=(
-            "Which traits of the subscriptions may be sent, by commas or as a list; `all` is the 30 of Engage. "
-            "What is taken out of the list is cleared at Engage."
+            "Which traits may be sent, by commas or as a list: `all` is the 30 of the log that Engage names, `computed` "
+            "the usual ones that are worked out, and there are single names (docs/traits.md lists them). In a list, "
+            "`{name, type, sql}`, `{name, has_active}` and `{name, has_had}` make further ones. What is taken out is "
+            "cleared at Engage."
+        ),
+    ),
+    th.Property(
+        "trait_prefix",
+        th.StringType,
+        default="",
+        title="Trait prefix",
+        description="What the name of each trait at Engage begins with.",
+    ),
+    th.Property(
+        "trait_names",
+        th.ObjectType(additional_properties=th.StringType(min_length=1)),
+        default={},
+        title="Trait names",
+        description="Names of traits at Engage that differ from ours, such as `{term_name: plan}`.",
+    ),
+    th.Property(
+        "primary",
+        th.ArrayType(th.CustomType({"type": ["string", "object"]})),
+        default=list(DEFAULT_ORDER),
+        title="Primary",
+        description=(
+            "Criteria by which the subscription that speaks for a reader is chosen; the first that tells two apart "
+            "decides. Words, or preferred values of a property, such as `{resource_name: [Premium, Basic]}`."
+        ),
+    ),
+    th.Property(
+        "leave_out",
+        th.ObjectType(additional_properties=th.ArrayType(th.CustomType({"type": ["string", "number", "boolean"]}))),
+        default={},
+        title="Leave out",
+        description="Subscriptions that count for nothing, by property, such as `{term_name: [Shared seat]}`.",
+    ),
+    th.Property(
+        "site_licences",
+        th.StringType,
+        default="in",
+        allowed_values=["in", "out"],
+        title="Site licences",
+        description="Whether subscriptions by a contract of an employer or a school count.",
+    ),
+    th.Property(
+        "segments",
+        th.CustomType({"type": ["string", "array"], "items": {"type": ["string", "object"]}}),
+        default="",
+        title="Segments",
+        description=(
+            "Audiences that become traits: names of ready-made ones, by commas, or `all` of them; or a list of these "
+            "and of your own; or the path of a YAML or JSON file with such a list. See docs/segments.md."
+        ),
+    ),
+    th.Property(
+        "segments_as",
+        th.StringType,
+        default="booleans",
+        allowed_values=["booleans", LIST],
+        title="Segments as",
+        description="One true/false trait for each segment, or one trait `segments` with a list of their names.",
+    ),
+    th.Property(
+        "segment_prefix",
+        th.StringType,
+        default="segment_",
+        title="Segment prefix",
+        description="What the name of a segment's trait begins with.",
+    ),
+    th.Property(
+        "experiments",
+        th.ArrayType(th.ObjectType()),
+        default=[],
+        title="Experiments",
+        description=(
+            "Arms, such as promo codes, that readers are assigned to by a stable hash: `{name, segment, arms, salt}`, "
+            "with shares such as `{control: 0.2, SPRING50: 0.8}`. Each becomes a trait."
         ),
     ),
     th.Property(
         "thresholds",
-        th.ObjectType(additional_properties=th.ArrayType(th.NumberType)),
-        default={"days_subscribed": [30, 90, 120, 365]},
+        th.ObjectType(
+            additional_properties=th.CustomType({"type": ["array", "string"], "items": {"type": ["number", "string"]}})
+        ),
+        default={},
         title="Thresholds",
         description=(
-            "Numbers at which a trait that drifts from day to day is a reason to send, such as `days_subscribed`; what "
-            "is named here counts as drifting."
+            "Numbers at which a trait that drifts from day to day is a reason to send, such as `{tenure: [30, 365]}`, "
+            "instead of its own ones in docs/traits.md; `daily` is every day. What is named here counts as drifting."
         ),
     ),
     th.Property(

@@ -33,6 +33,7 @@ class Summary:
         plan: what was to be sent.
         files: what was delivered in files.
         requests: what was delivered by the Ingest API.
+        unknown_words: status words of Piano that the map does not have, with the number of subscriptions.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class Summary:
     plan: Plan | None = None
     files: list[Delivered] = field(default_factory=list)
     requests: Requests | None = None
+    unknown_words: dict[str, int] = field(default_factory=dict)
     finished_at: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Summary:
             },
             "traits": None if plan is None else {trait: asdict(counts) for trait, counts in plan.traits.items()},
             "invalid": None if plan is None else plan.invalid,
+            "unknown_status_words": self.unknown_words,
             "plan": None if plan is None else plan.fingerprint,
             "files": [asdict(file) for file in self.files],
             "requests": asdict(self.requests) if self.requests else None,

@@ -37,7 +37,7 @@ SQL_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """One trait, made of the property of the same name.
+    """One trait, made of the property of the same name, or of a formula.
 
     Attributes:
         name: the key, which is case-sensitive at Engage.
@@ -46,6 +46,9 @@ class Trait:
             crosses one of the *thresholds*.
         thresholds: numbers at which a drifting trait is told all the same.
         stream: the stream with the role ``users`` that brings it; None where it comes with the subscriptions.
+        origin: what it is called in its source and in the settings, where Engage knows it by another name.
+        computed: the target works it out, so a date is a day already.
+        clear: written where there is no value, instead of what the settings say for its type.
     """
 
     name: str
@@ -53,6 +56,19 @@ class Trait:
     drifts: bool = False
     thresholds: tuple[float, ...] = ()
     stream: str | None = None
+    origin: str = ""
+    computed: bool = False
+    clear: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What it is called in its source and in the settings."""
+        return self.origin or self.name
+
+    @property
+    def sql_type(self) -> str:
+        """How its source keeps it."""
+        return "DATE" if self.computed and self.kind is Kind.DATE else SQL_TYPES[self.kind]
 
 
 TRAITS: tuple[Trait, ...] = (
@@ -60,7 +76,7 @@ TRAITS: tuple[Trait, ...] = (
     Trait("create_date", Kind.DATE),
     Trait("start_date", Kind.DATE),
     Trait("end_date", Kind.DATE),
-    Trait("days_subscribed", Kind.NUMBER, drifts=True),
+    Trait("days_subscribed", Kind.NUMBER, drifts=True, thresholds=(30, 90, 120, 365)),
     Trait("subscription_status"),
     Trait("upgrade_status"),
     Trait("trial_status"),
@@ -119,6 +135,8 @@ class Wording:
 
     def clear_value(self, trait: Trait) -> str:
         """What is written for *trait* when there is no value."""
+        if trait.clear is not None:
+            return trait.clear
         return {
             Kind.STRING: self.clear_string,
             Kind.NUMBER: self.clear_number,
@@ -140,6 +158,8 @@ class Wording:
 
     def _of_typed(self, trait: Trait, column: str) -> str:
         """Make the SQL for a property that the ledger keeps in its type."""
+        if trait.kind is Kind.DATE and trait.computed:
+            return f"{column}::VARCHAR"
         return {
             Kind.NUMBER: f"{column}::VARCHAR",
             Kind.MONEY: f"rtrim(rtrim({column}::VARCHAR, '0'), '.')",
@@ -175,43 +195,3 @@ def blank_is_null(value: str) -> str:
     """Make the SQL of a text without NUL, which has no place in a CSV; NULL when nothing but blanks is left."""
     kept = f"replace({value}, chr(0), '')"
     return f"CASE WHEN trim({kept}, E' \\t\\r\\n') <> '' THEN {kept} END"
-
-
-_NOT_LIVE = ("upgraded", "deleted", "pending", "not started", "wait confirmed")
-_LIVE_WITHOUT_END = ("active", "failed - will retry", "payment failure", "won't renew", "wont renew", "completed")
-_FREE_TERMS = ("registration", "newsletter", "ad view", "custom", "access granted")
-
-
-def _words(words: tuple[str, ...]) -> str:
-    return ", ".join(map(text, words))
-
-
-def primary_order(now: str) -> str:
-    """Make the SQL of the order in which a reader's subscriptions stand; the first is the primary one.
-
-    Live before not live; paid before trial before free; latest end of access; latest start; the id settles ties
-    (decision 8). *Live* is a subscription whose access has not ended, or that is in its grace period; the words of
-    ``subscription_status`` are those of the log (fact sheet of Piano, 2.7), in any case.
-
-    Args:
-        now: the moment at which to judge, as ISO 8601.
-
-    Returns:
-        A struct whose smallest value belongs to the primary subscription.
-    """
-    moment = f"{text(now)}::TIMESTAMPTZ"
-    live = (
-        f"coalesce(lower(subscription_status), '') NOT IN ({_words(_NOT_LIVE)}) AND ("
-        "coalesce(currently_in_grace_period, false) OR CASE WHEN access_expiration_date IS NULL "
-        f"THEN coalesce(lower(subscription_status), '') IN ({_words(_LIVE_WITHOUT_END)}) "
-        f"ELSE access_expiration_date > {moment} END)"
-    )
-    tier = (
-        f"CASE WHEN trial_period_end_date > {moment} THEN 1 "
-        f"WHEN coalesce(lower(term_type), '') IN ({_words(_FREE_TERMS)}) THEN 2 ELSE 0 END"
-    )
-    return (
-        f"struct_pack(not_live := NOT ({live}), tier := {tier}, "
-        "access_end := -coalesce(epoch_us(access_expiration_date), 0), "
-        "start := -coalesce(epoch_us(start_date), 0), subscription_id := subscription_id)"
-    )

@@ -86,6 +86,7 @@ class Engage:
             "output_path": str(self.output),
             "runs_path": str(self.folder / "runs"),
             "as_of": AS_OF,
+            "traits": "all",  # of the log; tests of the computed ones say so
         } | self.config
 
     @property

@@ -46,9 +46,13 @@ def test_a_trait_that_leaves_the_list_is_cleared_where_it_has_a_value_and_then_f
     }  # fmt: skip
 
 
-def test_all_traits_are_sent_where_nothing_is_said(engage: Engage) -> None:
+def test_all_traits_of_the_log_and_the_usual_computed_ones_are_sent_where_nothing_is_said(engage: Engage) -> None:
+    del engage.config["traits"]
     engage.run(engage.snapshot(engage.subscriptions(1)))
-    assert set(engage.sent()["u1"]) == {"user_id", *TRAITS}
+    assert set(engage.sent()["u1"]) == {
+        "user_id", *TRAITS, "lifecycle_stage", "in_trial", "in_grace_period", "days_to_trial_end", "days_to_access_end",
+        "days_since_lapse", "active_subscription_count", "has_used_promo",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

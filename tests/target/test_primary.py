@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from target_recurly_engage.ledger import MIGRATIONS
-from target_recurly_engage.traits import primary_order
+from target_recurly_engage.primary import PrimaryRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,8 @@ def chosen(rows: Sequence[Row]) -> str:
             [[row.get(c) for c in columns] for row in rows],
         )
         ((best,),) = connection.execute(
-            f"SELECT arg_min(subscription_id, {primary_order(NOW.isoformat())}) FROM temp.subscriptions"
+            f"SELECT arg_min(subscription_id, {PrimaryRule().sql}) "
+            f"FROM temp.subscriptions CROSS JOIN (SELECT TIMESTAMPTZ '{NOW.isoformat()}' AS moment)"
         ).fetchall()
     return str(best)
 

@@ -1,0 +1,93 @@
+"""Experiments: who sees which offer, by a stable hash, so that it needs no memory and is the same on every machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_common.duck import text
+
+from target_recurly_engage.problems import suggestion
+from target_recurly_engage.segments import NAME, member, share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from target_recurly_engage.problems import Problems
+
+CONTROL: Final = "control"
+_MEMBERS: Final = ("name", "description", "segment", "arms", "salt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An experiment.
+
+    Attributes:
+        name: its name, of which the trait's is made.
+        arms: by the name of the arm, a promo code as a rule, the share of readers; what is left over is in no arm.
+        segment: who takes part; None is everybody.
+        salt: what the hash is salted with; another one draws anew.
+        description: what it is for.
+    """
+
+    name: str
+    arms: Mapping[str, float]
+    segment: str | None = None
+    salt: str = ""
+    description: str = ""
+
+    @property
+    def sql(self) -> str:
+        """The SQL of the arm of a reader; NULL where he takes no part. It reads who matches the segment."""
+        drawn, upto, cases = share(f"experiment:{self.name}:{self.salt}"), Decimal(0), []
+        for arm, of in self.arms.items():
+            upto += Decimal(str(of))
+            cases.append(f"WHEN drawn < {upto} THEN {text(arm)}")
+        takes_part = member(self.segment) if self.segment else "true"
+        return f"CASE WHEN {takes_part} THEN CASE {' '.join(cases).replace('drawn', drawn)} END END"
+
+
+def experiments_of(given: Sequence[Any], segments: Sequence[str], problems: Problems) -> tuple[Experiment, ...]:
+    """Read the setting ``experiments``.
+
+    Args:
+        given: what the setting says.
+        segments: names of segments.
+        problems: takes what is wrong.
+    """
+    found: dict[str, Experiment] = {}
+    for i, one in enumerate(given):
+        path, before = f"experiments[{i}]", len(problems.found)
+        for unknown in set(one) - set(_MEMBERS):
+            problems.add(f"{path}.{unknown}", f"no member here{suggestion(unknown, _MEMBERS)}")
+        called = one.get("name")
+        if not isinstance(called, str) or not NAME.fullmatch(called):
+            problems.add(f"{path}.name", f"{called!r} is no name: small letters, digits and underscores, please")
+        elif called in found:
+            problems.add(f"{path}.name", f"there are two experiments {called}; rename one")
+        segment = one.get("segment")
+        if segment is not None and segment not in segments:
+            problems.add(f"{path}.segment", f"no segment {segment!r}{suggestion(str(segment), segments)}")
+        arms = _arms(f"{path}.arms", one.get("arms"), problems)
+        if len(problems.found) == before:
+            salt, description = str(one.get("salt", "")), str(one.get("description", ""))
+            found[called] = Experiment(name=called, arms=arms, segment=segment, salt=salt, description=description)
+    return tuple(found.values())
+
+
+def _arms(path: str, given: Any, problems: Problems) -> dict[str, float]:  # noqa: ANN401 - it may be anything
+    if not isinstance(given, dict) or len(given) < 2:  # noqa: PLR2004 - one arm compares with nothing
+        problems.add(path, "takes at least two arms with their shares, such as {control: 0.2, SPRING50: 0.8}")
+        return {}
+    arms = {}
+    for arm, of in given.items():
+        if isinstance(of, bool) or not isinstance(of, int | float | Decimal) or not 0 < of <= 1:
+            problems.add(f"{path}.{arm}", f"{of!r} is no share: above 0, at most 1, please")
+        else:
+            arms[str(arm)] = float(of)
+    total = sum(Decimal(str(of)) for of in arms.values())
+    if total > 1:
+        problems.add(path, f"the shares make {100 * total.normalize():f} %, which is more than 100 %")
+    return arms

@@ -1,0 +1,184 @@
+"""A second implementation of the computed traits and the segments, in plain Python; shares no code with the target."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Row = dict[str, Any]
+
+ZONE = ZoneInfo("Europe/Amsterdam")
+RUNS = {"active", "renewed", "completed", "failed - will retry", "payment failure"}
+LEAVES = {"won't renew", "wont renew"}
+ENDED = {"cancelled", "expired", "expired due to payment error"}
+APART = {"deleted", "pending", "not started", "wait confirmed", "na"}
+KNOWN = RUNS | LEAVES | ENDED | APART | {"upgraded"}
+FREE = {"registration", "newsletter", "ad view", "custom", "access granted"}
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def day(moment: datetime | None) -> date | None:
+    return moment and moment.astimezone(ZONE).date()
+
+
+def judge(row: Row, now: datetime) -> Row:
+    """Say of one subscription whether it is live, and its stage."""
+    word = (row["subscription_status"] or "").strip().lower().replace("\u2019", "'").replace("_", " ")
+    grace, end = bool(row["currently_in_grace_period"]), row["access_expiration_date"]
+    live = word not in APART | {"upgraded"} and (grace or (end > now if end else word in RUNS | LEAVES))
+    trial = live and row["trial_period_end_date"] is not None and row["trial_period_end_date"] > now
+    kind = (row["term_type"] or "").lower()
+    if word not in KNOWN:
+        stage = "unknown"
+    elif word in APART | {"upgraded"}:
+        stage = "none"
+    elif not live:
+        stage = "lapsed"
+    elif grace:
+        stage = "grace"
+    elif trial:
+        stage = "trial"
+    elif word in LEAVES | ENDED:
+        stage = "pending_cancel"
+    elif row["auto_renew"] is False and (
+        row["auto_renew_disablement_date"] or kind in {"payment", "dynamic", "linked"}
+    ):
+        stage = "pending_cancel"
+    else:
+        stage = "active"
+    tier = 1 if row["trial_period_end_date"] and row["trial_period_end_date"] > now else 2 if kind in FREE else 0
+    return row | {"word": word, "live": live, "in_trial": trial, "in_grace": live and grace, "stage": stage, "tier": tier}
+
+
+def primary(rows: Iterable[Row]) -> Row:
+    """Choose the subscription that speaks for the reader."""
+    return min(
+        rows,
+        key=lambda row: (
+            not row["live"], row["tier"], -(row["access_expiration_date"] or NEVER).timestamp(),
+            -(row["start_date"] or NEVER).timestamp(), row["subscription_id"],
+        ),
+    )  # fmt: skip
+
+
+def covered(rows: Iterable[Row], now: datetime) -> int:
+    """Count the days on which at least one subscription gave access, one by one."""
+    days: set[date] = set()
+    today = now.astimezone(ZONE).date()
+    for row in rows:
+        first = day(row["start_date"])
+        if row["word"] in APART or first is None:
+            continue
+        if row["live"]:
+            last = today
+        else:
+            last = min(day(row["access_expiration_date"]) or day(row["end_date"]) or first, today)
+        while first < last:
+            days.add(first)
+            first += timedelta(days=1)
+    return len(days)
+
+
+def computed(rows: Sequence[Row], now: datetime) -> dict[str, Any]:
+    """Work out the computed traits of one reader."""
+    judged = [judge(row, now) for row in rows]
+    one, today = primary(judged), now.astimezone(ZONE).date()
+    codes = sorted(
+        (row for row in judged if (row["promo_code"] or "").strip()),
+        key=lambda row: (row["start_date"] or NEVER, row["subscription_id"]),
+    )
+
+    def until(moment: datetime | None) -> int:
+        found = day(moment)
+        assert found
+        return (found - today).days
+
+    end, trial_end = one["access_expiration_date"], one["trial_period_end_date"]
+    lapsed_on = end or one["end_date"]
+    return {
+        "lifecycle_stage": one["stage"],
+        "in_trial": one["in_trial"],
+        "in_grace_period": one["in_grace"],
+        "days_to_trial_end": until(trial_end) if one["in_trial"] else None,
+        "days_to_access_end": until(end) if one["live"] and end and until(end) >= 0 else None,
+        "days_in_grace": max(-until(one["grace_period_start_date"]), 0)
+        if one["in_grace"] and one["grace_period_start_date"] else None,
+        "days_since_lapse": max(-until(lapsed_on), 0) if one["stage"] == "lapsed" and lapsed_on else None,
+        "subscription_age": max(-until(one["start_date"]), 0) if one["live"] and one["start_date"] else None,
+        "subscription_count": len(judged),
+        "active_subscription_count": sum(row["live"] for row in judged),
+        "has_ever_paid": any((row["total_charged"] or 0) > 0 for row in judged),
+        "has_used_promo": bool(codes),
+        "last_promo_code": codes[-1]["promo_code"] if codes else None,
+        "tenure": covered(judged, now),
+    } | {"primary": one}  # fmt: skip
+
+
+def ready(traits: dict[str, Any]) -> dict[str, bool]:
+    """Say which ready-made segments a reader is in."""
+    one, stage = traits["primary"], traits["lifecycle_stage"]
+
+    def within(value: int | None, low: int, high: int) -> bool:
+        return value is not None and low <= value <= high
+
+    lapse, age = traits["days_since_lapse"], traits["subscription_age"]
+    return {
+        "trial_users": traits["in_trial"],
+        "trial_ending": traits["in_trial"] and within(traits["days_to_trial_end"], 0, 3),
+        "grace": traits["in_grace_period"],
+        "late_grace": traits["in_grace_period"] and (traits["days_in_grace"] or 0) >= 5,
+        "cancel_pending": stage == "pending_cancel",
+        "cancel_pending_soon": stage == "pending_cancel" and within(traits["days_to_access_end"], 0, 7),
+        "recent_lapse": stage == "lapsed" and within(lapse, 0, 29),
+        "win_back": stage == "lapsed" and within(lapse, 30, 180),
+        "promo_eligible": not traits["has_used_promo"] and stage in {"none", "lapsed"}
+        and not traits["active_subscription_count"],
+        "upgrade_candidates": stage == "active" and one["billing_period"] == "1 month" and (age or 0) >= 120
+        and bool(one["auto_renew"]) and (one["upgrade_status"] or "none") in {"No upgrade", "none"},
+        "never_converted": not traits["has_ever_paid"] and stage in {"none", "lapsed"},
+    }  # fmt: skip
+
+
+def drawn(salt: str, user: str) -> float:
+    """Give the number from 0 to below 1 that the documentation describes."""
+    return int(hashlib.sha256(f"{salt}:{user}".encode()).hexdigest()[:8], 16) / 2**32
+
+
+# Lives
+
+
+def lives(seed: int, readers: int, now: datetime) -> list[Row]:
+    """Make subscriptions with every boundary: days and hours around now, all words, one to four a reader."""
+    choose = random.Random(seed)
+    words = [*(word.title() for word in KNOWN), "Won\u2019t Renew", "FAILED_AND", "Paused", None, "active ", "ACTIVE"]
+
+    def near(*, absent: float = 0.2) -> datetime | None:
+        if choose.random() < absent:
+            return None
+        days = choose.choice([*range(-9, 10), *range(-35, 36, 5), -29, -31, -119, -120, -121, -180, -181, -400, 400])
+        return now + timedelta(days=days, hours=choose.choice([0, -6, -7, -8, 16, 17, 18]), seconds=choose.choice([0, 1]))
+
+    rows = []
+    for number in range(readers):
+        for i in range(choose.choice([1, 1, 1, 2, 3, 4])):
+            rows.append({
+                "aid": "AID", "subscription_id": f"RC{number:05}{choose.randrange(10**6):06}{i}", "user_id": f"u{number}",
+                "subscription_status": choose.choice([*words, "Active", "Active", "Expired"]),
+                "currently_in_grace_period": choose.choice([True, False, False, None]),
+                "auto_renew": choose.choice([True, False, None]),
+                "auto_renew_disablement_date": choose.choice([None, now]),
+                "term_type": choose.choice(["Payment", "Dynamic", "Gift", "Registration", "Access Granted", None]),
+                "access_expiration_date": near(), "end_date": near(), "start_date": near(absent=0.1),
+                "trial_period_end_date": near(absent=0.7), "grace_period_start_date": near(absent=0.4),
+                "total_charged": choose.choice([None, 0, 9.99]), "promo_code": choose.choice([None, " ", "A", "B", "C"]),
+                "billing_period": choose.choice(["1 month", "1 year", None]),
+                "upgrade_status": choose.choice(["No upgrade", "Upgrade pending", None]),
+                "resource_name": choose.choice(["Premium", "Basic"]), "term_id": choose.choice(["TM1", "TM2"]),
+            })  # fmt: skip
+    return rows

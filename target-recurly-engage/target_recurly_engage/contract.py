@@ -108,7 +108,9 @@ class Contract:
 
     def clashes(self) -> dict[str, str]:
         """Name traits that somebody else writes as well, by what is known of their names."""
-        found = {trait.name: "Engage has a trait like this by itself" for trait in self.traits if trait.name in BUILT_IN}
+        found = {
+            trait.name: "Engage has a trait like this by itself" for trait in self.traits if trait.name in BUILT_IN
+        }
         return found | {
             trait.name: "Engage's connector for Recurly writes a trait of this name"
             for trait in self.traits
@@ -225,7 +227,7 @@ def _check_names(contract: Contract, problems: Problems) -> None:
     sources = [("traits", contract.own), ("traits", contract.computed)]
     sources += [(f"streams: {one.stream}", one.traits) for one in contract.users]
     sources += [("segments and experiments", contract.audience)]
-    free = {name: "a trait of the subscriptions" for name in NAMES}
+    free = dict.fromkeys(NAMES, "a trait of the subscriptions")
     for source, traits in sources:
         for trait in traits:
             if not _KEY.fullmatch(trait.name):
@@ -257,9 +259,7 @@ def words(given: str) -> list[Any]:
     return [word.strip() for word in given.split(",") if word.strip()]
 
 
-def _own(
-    given: str | Iterable[Any], problems: Problems
-) -> tuple[tuple[Trait, ...], dict[str, Formula], set[str]]:
+def _own(given: str | Iterable[Any], problems: Problems) -> tuple[tuple[Trait, ...], dict[str, Formula], set[str]]:
     """Read the setting ``traits``: those of the log, all formulas there are, and the names of those that are sent."""
     entries = words(given) if isinstance(given, str) else list(given)
     formulas, sent, names = dict(SHIPPED), set[str](), list[str]()

@@ -87,7 +87,7 @@ def _arms(path: str, given: Any, problems: Problems) -> dict[str, float]:  # noq
             problems.add(f"{path}.{arm}", f"{of!r} is no share: above 0, at most 1, please")
         else:
             arms[str(arm)] = float(of)
-    total = sum(Decimal(str(of)) for of in arms.values())
+    total = sum((Decimal(str(of)) for of in arms.values()), Decimal(0))
     if total > 1:
         problems.add(path, f"the shares make {100 * total.normalize():f} %, which is more than 100 %")
     return arms

@@ -205,8 +205,8 @@ def _shape(ledger: Ledger, contract: Contract, clock: str) -> tuple[Trait, ...]:
 def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
     """Work out, for this connection, what traits are made of, and list the sources that have ever come.
 
-    Made are ``primaries`` (user_id, row, fingerprint), ``computed`` with a column for each formula, ``matches`` with the
-    readers who match a segment, and ``audience`` with what they are told of it.
+    Made are ``primaries`` (user_id, row, fingerprint), ``computed`` with a column for each formula, ``matches`` that
+    says who matches a segment, and ``audience`` with what is told of it.
     """
     execute = ledger.connection.execute
     own = Source(table="subscriptions", row="row", traits=contract.own)
@@ -273,8 +273,9 @@ def _profiles(contract: Contract, sources: list[Source]) -> str:
     tables = {trait.key: source for source in sources for trait in source.traits if trait.stream}
     for trait in sorted(asked, key=lambda one: one.key):
         if trait.stream:
-            source = tables.get(trait.key)
-            value = contract.wording.value(trait, source.column(trait)) if source else "NULL"
+            value = "NULL"  # where the stream has never come
+            if trait.key in tables:
+                value = contract.wording.value(trait, tables[trait.key].column(trait))
             cells.append(f"TRY_CAST({value} AS {_SEGMENT_TYPES[trait.kind]}) AS {name(trait.key)}")
         elif trait.computed:
             cells.append(f"computed.{name(trait.key)} AS {name(trait.key)}")

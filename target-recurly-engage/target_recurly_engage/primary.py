@@ -1,4 +1,4 @@
-"""The primary subscription: which of a reader's subscriptions speaks for him (decision 8), by a rule in the settings."""
+"""The primary subscription: which of a reader's subscriptions speaks for him (decision 8), by a rule of settings."""
 
 from __future__ import annotations
 

@@ -210,7 +210,9 @@ class Run:
         query = f"SELECT {word}, count(*) FROM subscriptions WHERE {is_unknown(word)} GROUP BY 1 ORDER BY 1"
         self.summary.unknown_words = dict(self._ledger.connection.execute(query).fetchall())
         if self.summary.unknown_words:
-            told = ", ".join(f"{status or '(none)'} ({count:,})" for status, count in self.summary.unknown_words.items())
+            told = ", ".join(
+                f"{status or '(none)'} ({count:,})" for status, count in self.summary.unknown_words.items()
+            )
             self._logger.warning(
                 "Piano uses status words that are not in the map of docs/traits.md: %s. lifecycle_stage is unknown "
                 "where they stand on a reader's primary subscription",

@@ -3,8 +3,8 @@
 A segment is a name and filters that must all hold. It becomes a trait, so Engage has to know only one row: *segment
 include true*. There is no public API that makes segments at Engage (its fact sheet, 4.1).
 
-What is absent counts as the value that clears a trait for texts and booleans, as Engage sees it; a number or a date that
-is absent is no number and no date, and no comparison with it holds.
+What is absent counts as the value that clears a trait for texts and booleans, as Engage sees it; a number or a date
+that is absent is no number and no date, and no comparison with it holds.
 """
 
 from __future__ import annotations
@@ -188,7 +188,12 @@ def _members(path: str, given: Mapping[str, Any], known: Sequence[str], problems
             problems.add(f"{path}.{member}", f"no member here{suggestion(str(member), known)}")
 
 
-def _filter(path: str, given: Any, traits: Mapping[str, Trait], problems: Problems) -> Filter | None:  # noqa: ANN401
+def _filter(  # noqa: PLR0911 - each way out is one mistake
+    path: str,
+    given: Any,
+    traits: Mapping[str, Trait],
+    problems: Problems,  # noqa: ANN401 - it may be anything
+) -> Filter | None:
     if not isinstance(given, dict):
         problems.add(path, "takes a trait, a segment or any_of")
         return None
@@ -203,7 +208,9 @@ def _filter(path: str, given: Any, traits: Mapping[str, Trait], problems: Proble
         exclude = given.get("exclude", False)
         if not isinstance(exclude, bool) or not isinstance(given.get("include", True), bool):
             problems.add(path, "a filter on a segment takes include: true or exclude: true")
-        return Filter(path=path, segment=str(given["segment"]), exclude=exclude is True or given.get("include") is False)
+        return Filter(
+            path=path, segment=str(given["segment"]), exclude=exclude is True or given.get("include") is False
+        )
     trait = traits.get(str(given["trait"]))
     if trait is None:
         problems.add(f"{path}.trait", f"no trait {given['trait']!r}{suggestion(str(given['trait']), traits)}")
@@ -231,9 +238,7 @@ def _choice(path: str, given: Mapping[str, Any], traits: Mapping[str, Trait], pr
     return Filter(path=path, any_of=tuple(one for one in read if one is not None))
 
 
-def _question(
-    path: str, trait: Trait, asked: tuple[str, str, Any], problems: Problems, *, at: str
-) -> Filter | None:
+def _question(path: str, trait: Trait, asked: tuple[str, str, Any], problems: Problems, *, at: str) -> Filter | None:
     way, operator, given = asked
     if operator not in OPERATORS:
         problems.add(path, f"no operator{suggestion(operator, OPERATORS)}")
@@ -252,7 +257,13 @@ def _kind(kind: Kind) -> str:
     return Kind.NUMBER if kind is Kind.MONEY else kind
 
 
-def _values(path: str, trait: Trait, operator: str, given: Any, problems: Problems) -> tuple[Any, ...] | None:  # noqa: ANN401
+def _values(  # noqa: PLR0911 - each way out is one mistake
+    path: str,
+    trait: Trait,
+    operator: str,
+    given: Any,
+    problems: Problems,  # noqa: ANN401 - it may be anything
+) -> tuple[Any, ...] | None:
     if operator == "is_set":
         if given is not True:
             problems.add(path, "takes true; its opposite is exclude: {is_set: true}")

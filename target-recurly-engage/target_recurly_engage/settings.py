@@ -230,8 +230,8 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         default=f"{ALL},{COMPUTED}",
         title="Traits",
         description=(
-            "Which traits may be sent, by commas or as a list: `all` is the 30 of the log that Engage names, `computed` "
-            "the usual ones that are worked out, and there are single names (docs/traits.md lists them). In a list, "
+            "Which traits may be sent, by commas or as a list: `all` is the 30 of the log that Engage names, "
+            "`computed` the usual ones that are worked out, and there are single names (docs/traits.md). In a list, "
             "`{name, type, sql}`, `{name, has_active}` and `{name, has_had}` make further ones. What is taken out is "
             "cleared at Engage."
         ),

@@ -6,7 +6,6 @@ import csv
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +20,7 @@ from tests.target.test_plan import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from target_recurly_engage.contract import Contract
 
@@ -89,7 +89,11 @@ def test_a_day_is_one_of_the_calendar_of_the_zone(tmp_path: Path) -> None:
         "subscription_status": "Active", "currently_in_grace_period": False, "trial_period_end_date": None,
         "access_expiration_date": datetime(2026, 3, 31, 21, 59, tzinfo=UTC),
     }  # fmt: skip
-    later = row | {"user_id": "v", "subscription_id": "S2", "access_expiration_date": datetime(2026, 3, 31, 22, tzinfo=UTC)}
+    later = row | {
+        "user_id": "v",
+        "subscription_id": "S2",
+        "access_expiration_date": datetime(2026, 3, 31, 22, tzinfo=UTC),
+    }
     found = desired(tmp_path, [row, later], contract(), NOW)
     assert found[row["user_id"]]["days_to_access_end"] == 2
     assert found["v"]["days_to_access_end"] == 3
@@ -106,7 +110,8 @@ def trap() -> list[lives.Row]:
     base = lives.lives(0, 1, NOW)[0] | TRAP
     future, past = NOW + timedelta(days=9), NOW - timedelta(days=9)
     return [
-        base | {"user_id": user, "subscription_id": f"{user}{name}", "resource_name": name, "access_expiration_date": end}
+        base
+        | {"user_id": user, "subscription_id": f"{user}{name}", "resource_name": name, "access_expiration_date": end}
         for user, premium, basic in (("has", future, past), ("had", past, future))
         for name, end in (("Premium", premium), ("Basic", basic))
     ]

@@ -29,7 +29,8 @@ CONFIG = {
     "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
     "streams": {}, "traits": "all", "thresholds": {}, "trait_prefix": "", "trait_names": {}, "leave_out": {},
     "primary": ["live", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",
-    "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [], "max_value_length": 1000, "dry_run": False,
+    "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [],
+    "max_value_length": 1000, "dry_run": False,
     "resend_after_days": 80, "resend_over_days": 10,
 }  # fmt: skip
 # Any text but NUL, which the intake drops, and surrogates, which are no text.

@@ -14,13 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import ConfigRefused, NoInput, exits
 from singer_sdk.exceptions import ConfigValidationError
 
 from target_recurly_engage.contract import contract_of
+from target_recurly_engage.explain import explain
+from target_recurly_engage.explain import words_of as explain_words
 from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.manifest import as_csv, as_markdown, as_table, manifest
 from target_recurly_engage.plan import make_plan
+from target_recurly_engage.preview import preview
+from target_recurly_engage.preview import words_of as preview_words
+from target_recurly_engage.problems import suggestion
+from target_recurly_engage.pulse import pulse
+from target_recurly_engage.pulse import words_of as pulse_words
+from target_recurly_engage.ready import BY_NAME as READY
 from target_recurly_engage.run import ageing_of
 from target_recurly_engage.shown import arrows, changes_of, shown, words_of
 from target_recurly_engage.target import TargetRecurlyEngage
@@ -141,6 +151,76 @@ def _words_of_user(answer: dict[str, Any]) -> Iterator[str]:
         yield "  rejected with {status} {reason}, {attempts} attempt(s), next one after {next_at}".format(
             **answer["rejected"]
         )
+
+
+@main.command("explain")
+@click.option("--user", required=True, help="The reader.")
+@click.option("--trait", help="Tell how one trait came about.")
+@as_json
+@click.pass_obj
+def explain_user(config: Mapping[str, Any], user: str, trait: str | None, as_json: bool) -> None:  # noqa: FBT001 - click
+    """Say why a reader has his traits: rows, rule, values, and what was sent. Nothing is sent."""
+    with _ledger(config) as ledger:
+        contract = contract_of(config).with_kinds(ledger.kinds())
+        found = explain(ledger, contract, _now(config), user)
+    if trait is not None and trait not in found["traits"]:
+        msg = f"no trait {trait!r}{suggestion(trait, found['traits'])}"
+        raise click.UsageError(msg)
+    click.echo(_json(found) if as_json else "\n".join(explain_words(found, trait)))
+
+
+@main.command()
+@click.option("--format", "form", type=click.Choice(["table", "csv", "markdown", "json"]), default="table")
+@click.pass_obj
+def traits(config: Mapping[str, Any], form: str) -> None:
+    """List the traits that are sent, and what an administrator must still do in Pulse."""
+    contract = contract_of(config)
+    if Path(config["ledger"]).is_file():
+        with _ledger(config) as ledger:
+            rows = manifest(ledger, contract.with_kinds(ledger.kinds()))
+    else:
+        rows = manifest(None, contract)
+    written = {"csv": as_csv, "markdown": as_markdown, "json": _json}
+    click.echo(written[form](rows) if form in written else "\n".join(as_table(rows)))
+
+
+@main.group()
+def segments() -> None:
+    """Audiences, as the settings define them."""
+
+
+@segments.command("preview")
+@as_json
+@click.pass_obj
+def preview_segments(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT001 - as click calls it
+    """Count who is in each, by what the ledger holds of Piano. Nothing is sent."""
+    with _ledger(config) as ledger:
+        found = preview(ledger, contract_of(config).with_kinds(ledger.kinds()), _now(config))
+    click.echo(_json(found) if as_json else "\n".join(preview_words(found)))
+
+
+@segments.command("pulse")
+@as_json
+@click.pass_obj
+def pulse_rows(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT001 - as click calls it
+    """Print the rows to type into Pulse, and where Engage would understand them otherwise."""
+    with exits(LOGGER):
+        found = pulse(contract_of(config))
+    click.echo(_json(found) if as_json else "\n".join(pulse_words(found)))
+
+
+@segments.command("ready")
+def ready_segments() -> None:
+    """Print the ready-made segments, to be copied and changed."""
+    click.echo(yaml.safe_dump(list(READY.values()), sort_keys=False, allow_unicode=True, width=100), nl=False)
+
+
+def _now(config: Mapping[str, Any]) -> str:
+    return str(config.get("as_of") or datetime.now(tz=UTC).isoformat())
+
+
+def _json(answer: object) -> str:
+    return json.dumps(answer, indent=2, ensure_ascii=False)
 
 
 @main.group()

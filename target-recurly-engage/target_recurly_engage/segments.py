@@ -23,7 +23,7 @@ from target_recurly_engage.ready import BY_NAME as READY
 from target_recurly_engage.traits import Kind, Trait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from target_recurly_engage.problems import Problems
 
@@ -32,6 +32,8 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 MAX_DAYS: Final = 36500
 
 _NUMBERS: Final = frozenset({Kind.NUMBER, Kind.MONEY})
+ABOUT_VALUES: Final = frozenset({Kind.STRING})
+"""Types of which a value that nobody has is a mistake, as a rule."""
 _ORDERED: Final = _NUMBERS | {Kind.DATE}
 OPERATORS: Final[Mapping[str, frozenset[Kind]]] = {
     "one_of": frozenset({Kind.STRING, Kind.BOOLEAN, *_NUMBERS}),
@@ -108,7 +110,7 @@ class Segment:
 # Reading
 
 
-def segments_of(given: Any, traits: Mapping[str, Trait], problems: Problems) -> tuple[Segment, ...]:  # noqa: ANN401
+def segments_of(given: Iterable[object], traits: Mapping[str, Trait], problems: Problems) -> tuple[Segment, ...]:
     """Read the setting ``segments``, in an order in which each stands after those that it asks of.
 
     Args:
@@ -190,9 +192,9 @@ def _members(path: str, given: Mapping[str, Any], known: Sequence[str], problems
 
 def _filter(  # noqa: PLR0911 - each way out is one mistake
     path: str,
-    given: Any,
+    given: object,
     traits: Mapping[str, Trait],
-    problems: Problems,  # noqa: ANN401 - it may be anything
+    problems: Problems,
 ) -> Filter | None:
     if not isinstance(given, dict):
         problems.add(path, "takes a trait, a segment or any_of")
@@ -261,8 +263,8 @@ def _values(  # noqa: PLR0911 - each way out is one mistake
     path: str,
     trait: Trait,
     operator: str,
-    given: Any,
-    problems: Problems,  # noqa: ANN401 - it may be anything
+    given: object,
+    problems: Problems,
 ) -> tuple[Any, ...] | None:
     if operator == "is_set":
         if given is not True:
@@ -293,7 +295,7 @@ def _values(  # noqa: PLR0911 - each way out is one mistake
     return tuple(read)
 
 
-def _number(given: Any) -> Decimal | None:  # noqa: ANN401
+def _number(given: object) -> Decimal | None:
     try:
         number = None if isinstance(given, bool) else Decimal(str(given))
     except InvalidOperation:
@@ -301,7 +303,7 @@ def _number(given: Any) -> Decimal | None:  # noqa: ANN401
     return number if number is not None and number.is_finite() else None
 
 
-def _value(kind: Kind, given: Any) -> Any:  # noqa: ANN401 - of the kind
+def _value(kind: Kind, given: object) -> Any:  # noqa: ANN401 - of the kind
     if kind in _NUMBERS:
         return _number(given)
     if kind is Kind.BOOLEAN:

@@ -1,0 +1,194 @@
+"""Why a reader has his traits: source rows, the rule that chose among them, values old and new, and what was sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_common.duck import name, text
+
+from target_recurly_engage.manifest import description
+from target_recurly_engage.plan import desire, forget_desired
+from target_recurly_engage.segments import member
+from target_recurly_engage.traits import TRAITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from target_recurly_engage.contract import Contract
+    from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.plan import Source
+
+_WORDS: Final = {
+    "live": {"false": "yes", "true": "no"},
+    "paid": {"0": "paid", "1": "trial", "2": "free"},
+    "not_site_licence": {"false": "yes", "true": "no"},
+}
+"""What the numbers of some criteria stand for; of the others the smaller one comes first."""
+_IN_ROW: Final = ("_start", "_end", "_id")
+"""Ends of names of criteria that a person sees better in the row itself."""
+_SHOWN: Final = ("subscription_id", "subscription_status", "term_name", "start_date", "access_expiration_date")
+
+
+def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, Any]:
+    """Explain one reader, by what the ledger holds; nothing in it changes.
+
+    Args:
+        ledger: the ledger.
+        contract: what is sent, and how.
+        now: the moment that counts as now, as ISO 8601.
+        user_id: the reader.
+
+    Returns:
+        ``subscriptions`` (the primary one first, each with the criteria of the rule and whether it counts),
+        ``decided_by``, ``traits`` (value, told value, what it is, how it is made), ``segments``, ``sent`` and
+        ``rejected``.
+    """
+    shadows = ["subscriptions", *(stream.table for stream in contract.users if ledger.columns(stream.table))]
+    keys = {stream.table: name(stream.user_id) for stream in contract.users}
+    catalog = name(ledger.path.stem)
+    try:
+        for table in shadows:  # for this connection, the tables hold this reader only
+            ledger.connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE {table} AS FROM {catalog}.main.{table} "
+                f"WHERE {keys.get(table, 'user_id')} = {text(user_id)}"
+            )
+        sources = desire(ledger, contract, now)
+        subscriptions = _subscriptions(ledger, contract, now)
+        return {
+            "user_id": user_id,
+            "subscriptions": subscriptions,
+            "decided_by": _decided_by(subscriptions),
+            "traits": _traits(ledger, contract, sources, user_id),
+            "segments": _segments(ledger, contract),
+            "sent": _sent(ledger, user_id),
+            "rejected": _rejected(ledger, user_id),
+        }
+    finally:
+        forget_desired(ledger)
+        for table in shadows:
+            ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
+
+
+def _subscriptions(ledger: Ledger, contract: Contract, now: str) -> list[dict[str, Any]]:
+    rule, columns = contract.primary, [trait.name for trait in TRAITS]
+    criteria = rule.criteria()
+    cells = [f"{name(column)}::VARCHAR" for column in columns]
+    cells += [f"({sql})::VARCHAR" for sql in criteria.values()]
+    rows = ledger.connection.execute(
+        f"SELECT {rule.counts}, {', '.join(cells)} FROM subscriptions "
+        f"CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment) ORDER BY NOT ({rule.counts}), {rule.sql}"
+    ).fetchall()
+    return [
+        {
+            "counts": counts,
+            "row": dict(zip(columns, values[: len(columns)], strict=True)),
+            "criteria": {
+                criterion: _WORDS.get(criterion, {}).get(value, value)
+                for criterion, value in zip(criteria, values[len(columns) :], strict=True)
+            },
+        }
+        for counts, *values in rows
+    ]
+
+
+def _decided_by(subscriptions: list[dict[str, Any]]) -> str | None:
+    """Name the criterion that tells the primary subscription from the next one."""
+    counted = [one["criteria"] for one in subscriptions if one["counts"]]
+    if len(counted) < 2:  # noqa: PLR2004 - with one there was no choice
+        return None
+    return str(next(criterion for criterion in counted[0] if counted[0][criterion] != counted[1][criterion]))
+
+
+def _traits(
+    ledger: Ledger, contract: Contract, sources: tuple[Source, ...], user_id: str
+) -> dict[str, dict[str, str | None]]:
+    told = dict(
+        ledger.connection.execute("SELECT trait, value FROM delivered_traits WHERE user_id = ?", [user_id]).fetchall()
+    )
+    formulas, found = {formula.name: formula.sql for formula in contract.formulas}, {}
+    for source in sources:
+        wording = contract.wording
+        cells = [wording.written(trait, source.column(trait)) for trait in source.traits]
+        if not cells:
+            continue
+        place = "rowid IN (SELECT row FROM primaries)" if source.table == "subscriptions" else "true"
+        rows = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {source.table} WHERE {place}").fetchall()
+        for i, trait in enumerate(source.traits):
+            found[trait.name] = {
+                "value": rows[0][i] if rows else wording.clear_value(trait) if trait.name in told else None,
+                "told": told.get(trait.name),
+                "meaning": description(trait, contract),
+                "made_of": formulas.get(trait.key) or (f"{trait.key} of {source.table.strip(chr(34))}"),
+            }
+    return found
+
+
+def _segments(ledger: Ledger, contract: Contract) -> dict[str, dict[str, Any]]:
+    found = {}
+    for segment in contract.segments:
+        query = (
+            f"SELECT {member(segment.name)}, {name(f'told {segment.name}')} FROM matches JOIN audience USING (user_id)"
+        )
+        for matches, inside in ledger.connection.execute(query).fetchall():
+            found[segment.name] = {"matches": matches, "told": inside, "held_back_or_outranked": matches and not inside}
+    return found
+
+
+def _sent(ledger: Ledger, user_id: str) -> dict[str, Any] | None:
+    columns = ("run_id", "channel", "location", "status", "started_at::VARCHAR", "acknowledged_at::VARCHAR")
+    rows = ledger.connection.execute(
+        f"SELECT {', '.join(columns)} FROM delivered JOIN deliveries USING (delivery_id) WHERE user_id = ?", [user_id]
+    ).fetchall()
+    names = (column.removesuffix("::VARCHAR") for column in columns)
+    return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def _rejected(ledger: Ledger, user_id: str) -> dict[str, Any] | None:
+    columns = ("status", "reason", "attempts", "first_at::VARCHAR", "last_at::VARCHAR", "next_at::VARCHAR")
+    rows = ledger.connection.execute(
+        f"SELECT {', '.join(columns)} FROM rejects WHERE user_id = ?", [user_id]
+    ).fetchall()
+    names = (column.removesuffix("::VARCHAR") for column in columns)
+    return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
+    """Put an explanation into words, of one *trait* or of all."""
+    if not found["subscriptions"] and not any(one["told"] for one in found["traits"].values()):
+        yield f"{found['user_id']}: the ledger knows no such reader"
+        return
+    yield f"{found['user_id']}: {len(found['subscriptions'])} subscription(s), the first is the primary one"
+    for one in found["subscriptions"]:
+        yield "  " + ", ".join(str(one["row"][column]) for column in _SHOWN) + ("" if one["counts"] else " (left out)")
+        yield "      " + ", ".join(
+            f"{criterion} {value}" for criterion, value in one["criteria"].items() if not criterion.endswith(_IN_ROW)
+        )
+    yield from _words_of_history(found)
+    yield from _words_of_values(found, trait)
+
+
+def _words_of_history(found: dict[str, Any]) -> Iterator[str]:
+    if found["decided_by"]:
+        yield f"chosen by {found['decided_by']}"
+    sent = found["sent"]
+    if sent:
+        yield "last told by {channel} in run {run_id}: {location}, {status} at {acknowledged_at}".format(**sent)
+    else:
+        yield "Engage was told nothing"
+    if found["rejected"]:
+        yield "rejected with {status} {reason}, {attempts} attempt(s), next one after {next_at}".format(
+            **found["rejected"]
+        )
+
+
+def _words_of_values(found: dict[str, Any], trait: str | None) -> Iterator[str]:
+    for name_, one in found["traits"].items():
+        if trait in {None, name_}:
+            change = one["value"] if one["value"] == one["told"] else f"{one['told'] or '(not told)'} → {one['value']}"
+            yield f"  {name_}: {change}"
+        if trait == name_:
+            yield f"    {one['meaning']}"
+            yield f"    made of: {one['made_of']}"
+    for segment, one in found["segments"].items():
+        if one["matches"] and trait is None:
+            yield f"  in {segment}" + (", but held back or outranked" if one["held_back_or_outranked"] else "")

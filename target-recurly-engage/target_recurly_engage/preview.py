@@ -1,0 +1,132 @@
+"""What segments hold before anything is sent: counts, overlaps, what changed, and a few readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_common.duck import name
+
+from target_recurly_engage.plan import desire, forget_desired
+from target_recurly_engage.segments import ABOUT_VALUES, member
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from target_recurly_engage.contract import Contract
+    from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.segments import Segment
+
+SAMPLE: Final = 10
+_TRUE: Final = "true"
+
+
+def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
+    """Work out who is in which segment by what the ledger holds of Piano, and compare with what Engage was told.
+
+    Args:
+        ledger: the ledger; nothing in it changes.
+        contract: which segments there are.
+        now: the moment that counts as now, as ISO 8601.
+
+    Returns:
+        ``readers``, and by segment: ``matches`` (all filters hold), ``readers`` (told to be in it, after priority and
+        hold-back), ``entering`` and ``leaving`` (against what Engage was told), ``sample``, ``overlaps`` with others.
+    """
+    desire(ledger, contract, now)
+    try:
+        if not contract.segments:
+            return {"readers": ledger.count("SELECT count(*) FROM primaries"), "segments": {}, "warnings": []}
+        return {
+            "readers": ledger.count("SELECT count(*) FROM matches"),
+            "segments": _segments(ledger, contract),
+            "warnings": list(unseen_values(ledger, contract)),
+        }
+    finally:
+        forget_desired(ledger)
+
+
+def _segments(ledger: Ledger, contract: Contract) -> dict[str, Any]:
+    before = _told_before(ledger, contract)
+    cells = []
+    for one in contract.segments:
+        inside = name(f"told {one.name}")
+        cells += [
+            f"count_if({member(one.name)})", f"count_if({inside})",
+            f"count_if({inside} AND NOT {before[one.name]})", f"count_if(NOT {inside} AND {before[one.name]})",
+        ]  # fmt: skip
+        cells += [f"count_if({inside} AND {name(f'told {other.name}')})" for other in contract.segments]
+    joined = "matches JOIN audience USING (user_id) LEFT JOIN delivered AS told USING (user_id)"
+    ((*counts,),) = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {joined}").fetchall()
+    width, found = 4 + len(contract.segments), {}
+    for i, one in enumerate(contract.segments):
+        matches, readers, entering, leaving, *shared = (count or 0 for count in counts[i * width : (i + 1) * width])
+        found[one.name] = {
+            "description": one.description, "matches": matches, "readers": readers,
+            "entering": entering, "leaving": leaving, "sample": _sample(ledger, one),
+            "overlaps": {
+                other.name: count
+                for other, count in zip(contract.segments, shared, strict=True)
+                if count and other is not one
+            },
+        }  # fmt: skip
+    return found
+
+
+def _told_before(ledger: Ledger, contract: Contract) -> dict[str, str]:
+    """Make for each segment the SQL that says whether Engage was told that a reader is in it."""
+    columns, found = ledger.columns("delivered"), {}
+    traits = {trait.key: trait.name for trait in contract.audience}
+    for one in contract.segments:
+        if contract.listed:
+            column = traits["segments"]
+            holds = f"list_contains(string_split(told.{name(column)}, ','), '{one.name}')"
+        else:
+            column = traits[f"told {one.name}"]
+            holds = f"told.{name(column)} = '{_TRUE}'"
+        found[one.name] = f"coalesce({holds}, false)" if column in columns else "false"
+    return found
+
+
+def _sample(ledger: Ledger, segment: Segment) -> list[str]:
+    """Name a few readers, not the first ones by name but always the same."""
+    query = f"SELECT user_id FROM audience WHERE {name(f'told {segment.name}')} ORDER BY hash(user_id) LIMIT {SAMPLE}"
+    return [user for (user,) in ledger.connection.execute(query).fetchall()]
+
+
+def unseen_values(ledger: Ledger, contract: Contract) -> Iterator[str]:
+    """Yield a warning for each text that a filter asks for and that no subscription has; :func:`desire` came before."""
+    for segment in contract.segments:
+        for row in (one for filter_ in segment.filters for one in filter_.walk()):
+            trait = row.trait
+            if trait is None or trait.stream or row.operator != "one_of" or trait.kind not in ABOUT_VALUES:
+                continue
+            column, table = name(trait.key), "computed" if trait.computed else "subscriptions"
+            seen = {
+                value for (value,) in ledger.connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
+            }
+            closed = {value for one in contract.formulas if one.name == trait.key for value in one.values}
+            absent = contract.wording.clear_value(trait)
+            for value in row.values:
+                if value not in seen | closed | {absent}:
+                    near = next((one for one in seen if one and one.lower() == value.lower()), None)
+                    hint = f"; there is {near!r}, and Engage tells small from capital letters" if near else ""
+                    yield f"{row.path}: no reader has {trait.key} {value!r}{hint}"
+
+
+def words_of(found: dict[str, Any]) -> Iterator[str]:
+    """Put a preview into words."""
+    yield f"{found['readers']:,} readers, {len(found['segments'])} segments"
+    for segment, one in found["segments"].items():
+        back = f" ({one['matches']:,} match)" if one["matches"] != one["readers"] else ""
+        share = 100 * one["readers"] / found["readers"] if found["readers"] else 0
+        yield (
+            f"{segment}: {one['readers']:,} readers{back}, {share:.1f} %; "
+            f"{one['entering']:,} enter, {one['leaving']:,} leave"
+        )
+        if one["description"]:
+            yield f"    {one['description']}"
+        if one["overlaps"]:
+            yield "    also in " + ", ".join(f"{other} {count:,}" for other, count in one["overlaps"].items())
+        if one["sample"]:
+            yield "    such as " + ", ".join(one["sample"])
+    yield from (f"warning: {warning}" for warning in found["warnings"])

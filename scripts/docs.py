@@ -14,14 +14,28 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from target_recurly_engage.computed import FORMULAS, STAGE_SQL
+from target_recurly_engage.pulse import DISPLAYS, TYPES
+from target_recurly_engage.ready import BY_NAME as READY
+from target_recurly_engage.statuses import WORDS
+from target_recurly_engage.traits import TRAITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from target_recurly_engage.traits import Trait
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ("tap-piano", "target-recurly-engage")
-FILES = ("meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md", "docs/sandbox.md")
+FILES = (
+    "meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md", "docs/sandbox.md",
+    "docs/traits.md", "docs/segments.md",
+)  # fmt: skip
 SWITCHES = ROOT / "plugins/sandbox/piano_engage_sandbox/switches.py"
 BLOCK = re.compile(
-    r"(?P<open>^(?P<indent> *)(?:#|<!--) (?P<what>settings|switches): (?P<name>[a-z-]+) .*?\n)"
+    r"(?P<open>^(?P<indent> *)(?:#|<!--) (?P<what>settings|switches|traits): (?P<name>[a-z-]+) .*?\n)"
     r"(?P<body>.*?)(?P<close>^ *(?:#|<!--) end)",
     re.DOTALL | re.MULTILINE,
 )
@@ -93,12 +107,72 @@ def choices(annotation: ast.expr, default: object) -> str:
     return f"`{shown}` ({kinds[ast.unparse(annotation)]})"
 
 
+def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Make a Markdown table."""
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def log_traits() -> str:
+    """List the traits that the log has."""
+    rows = ((f"`{one.name}`", TYPES[one.kind], DISPLAYS[one.kind], steps(one)) for one in TRAITS)
+    return table(("Trait", "Type", "Display in Pulse", "Told when"), rows)
+
+
+def computed_traits() -> str:
+    """List the computed traits, with their formulas."""
+    return table(
+        ("Trait", "Type", "Display in Pulse", "Usual", "Told when", "Meaning", "Formula"),
+        (
+            (
+                f"`{one.name}`", TYPES[one.kind], DISPLAYS[one.kind], "yes" if one.usual else "", steps(one.trait),
+                one.meaning, f"`{one.sql}`" + (" over all subscriptions" if one.of_all else ""),
+            )
+            for one in FORMULAS
+        ),
+    )  # fmt: skip
+
+
+def steps(trait: Trait) -> str:
+    """Say when a trait is a reason to send."""
+    return f"it crosses {', '.join(f'{one:g}' for one in trait.thresholds)}" if trait.drifts else "it changes"
+
+
+def words() -> str:
+    """List the status words."""
+    return table(
+        ("Spelled", "Meaning"), ((", ".join(f"`{one}`" for one in word.spellings), word.meaning) for word in WORDS)
+    )
+
+
+def ready_segments() -> str:
+    """List the ready-made segments."""
+
+    def row(one: dict[str, Any]) -> str:
+        ((way, asked),) = ((way, one[way]) for way in ("include", "exclude") if way in one)
+        ((operator, value),) = asked.items()
+        return f"`{one['trait']}` {way} {operator.replace('_', ' ')} {json.dumps(value)}"
+
+    return table(
+        ("Segment", "For", "Filters"),
+        ((f"`{one['name']}`", one["description"], "<br>".join(map(row, one["filters"]))) for one in READY.values()),
+    )
+
+
+TRAIT_TABLES = {
+    "log": log_traits, "computed": computed_traits, "words": words, "segments": ready_segments,
+    "stage": lambda: f"```sql\n{STAGE_SQL}\n```\n",
+}  # fmt: skip
+
+
 def renewed(text: str) -> str:
     """Give *text* with its marked blocks made anew."""
 
     def block(match: re.Match[str]) -> str:
         if match["what"] == "switches":
             return match["open"] + switches(match["name"]) + match["close"]
+        if match["what"] == "traits":
+            return match["open"] + TRAIT_TABLES[match["name"]]() + match["close"]
         schema = settings(match["name"])
         is_yaml = match["open"].lstrip().startswith("#")
         body = as_yaml(schema, match["indent"]) if is_yaml else as_table(schema)

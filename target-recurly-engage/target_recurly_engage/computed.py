@@ -167,6 +167,9 @@ _STAGE: Final = f"""CASE
     ELSE 'active' END"""
 """The first line that holds."""
 
+STAGE_SQL: Final = "\n".join(" ".join(line.split()) for line in _STAGE.splitlines())
+"""The same for a person to read."""
+
 
 def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool) -> str:
     """Make the SQL of ``lives``, which reads the tables ``subscriptions`` and ``primaries`` (user_id, row).

@@ -165,7 +165,8 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
         listed=config["segments_as"] == LIST,
     )
     contract = _renamed(contract, config, problems)
-    _check_names(contract, problems)
+    if not problems.found:  # else names may be wrong that were told already
+        _check_names(contract, problems)
     problems.check()
     return contract
 

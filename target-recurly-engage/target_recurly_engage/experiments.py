@@ -89,5 +89,5 @@ def _arms(path: str, given: Any, problems: Problems) -> dict[str, float]:  # noq
             arms[str(arm)] = float(of)
     total = sum((Decimal(str(of)) for of in arms.values()), Decimal(0))
     if total > 1:
-        problems.add(path, f"the shares make {100 * total.normalize():f} %, which is more than 100 %")
+        problems.add(path, f"the shares make {(100 * total).normalize():f} %, which is more than 100 %")
     return arms

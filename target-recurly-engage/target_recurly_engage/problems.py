@@ -48,6 +48,6 @@ def suggestion(given: str, known: Iterable[str]) -> str:
     names = list(known)
     if near := get_close_matches(given, names, n=1):
         return f"; did you mean {near[0]}"
-    if len(names) <= _FEW:
+    if 0 < len(names) <= _FEW:
         return f"; there is {', '.join(names)}"
     return ""

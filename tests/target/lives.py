@@ -159,7 +159,15 @@ def drawn(salt: str, user: str) -> float:
 def lives(seed: int, readers: int, now: datetime) -> list[Row]:
     """Make subscriptions with every boundary: days and hours around now, all words, one to four a reader."""
     choose = random.Random(seed)  # noqa: S311 - lives, not secrets
-    words = [*(word.title() for word in KNOWN), "Won\u2019t Renew", "FAILED_AND", "Paused", None, "active ", "ACTIVE"]
+    words = [
+        *(word.title() for word in sorted(KNOWN)),
+        "Won\u2019t Renew",
+        "FAILED_AND",
+        "Paused",
+        None,
+        "active ",
+        "ACTIVE",
+    ]
 
     def near(*, absent: float = 0.2) -> datetime | None:
         if choose.random() < absent:
@@ -175,17 +183,17 @@ def lives(seed: int, readers: int, now: datetime) -> list[Row]:
             rows.append({  # noqa: PERF401 - too much for one expression
                 "aid": "AID", "user_id": f"u{number}",
                 "subscription_id": f"RC{number:05}{choose.randrange(10**6):06}{i}",
-                "subscription_status": choose.choice([*words, "Active", "Active", "Expired"]),
+                "subscription_status": choose.choice([*words, *["Active"] * 8, *["Expired"] * 4]),
                 "currently_in_grace_period": choose.choice([True, False, False, None]),
-                "auto_renew": choose.choice([True, False, None]),
+                "auto_renew": choose.choice([True, True, False, None]),
                 "auto_renew_disablement_date": choose.choice([None, now]),
                 "term_type": choose.choice(["Payment", "Dynamic", "Gift", "Registration", "Access Granted", None]),
                 "access_expiration_date": near(), "end_date": near(), "start_date": near(absent=0.1),
                 "trial_period_end_date": near(absent=0.7), "grace_period_start_date": near(absent=0.4),
                 "total_charged": choose.choice([None, 0, 9.99]),
                 "promo_code": choose.choice([None, " ", "A", "B", "C"]),
-                "billing_period": choose.choice(["1 month", "1 year", None]),
-                "upgrade_status": choose.choice(["No upgrade", "Upgrade pending", None]),
+                "billing_period": choose.choice(["1 month", "1 month", "1 year", None]),
+                "upgrade_status": choose.choice(["No upgrade", "No upgrade", "Upgrade pending", None]),
                 "resource_name": choose.choice(["Premium", "Basic"]), "term_id": choose.choice(["TM1", "TM2"]),
             })  # fmt: skip
     return rows

@@ -23,6 +23,7 @@ LOGS = ROOT / "output" / "logs"
 MELTANO = Path(sys.executable).with_name("meltano")
 COMMAND = "meltano run tap-piano target-recurly-engage"
 SHOWN_TRAITS = 6
+SHOWN_SEGMENTS = 3
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ def tell(summary: dict[str, Any]) -> None:
     print(f"  sent     {sent:,} readers ({kinds})" if sent else "  sent     nothing: no trait changed")
     for file in summary["files"]:
         print(f"  file     {short(Path(file['location']))} ({file['bytes'] / 1000:,.0f} kB)")
+    sizes = sorted(summary["segments"].items(), key=lambda item: -item[1]["entering"] - item[1]["leaving"])
+    for segment, size in sizes[:SHOWN_SEGMENTS]:
+        moved = f" ({size['entering']:,} in, {size['leaving']:,} out)" if size["readers"] != size["entering"] else ""
+        print(f"  segment  {segment}: {size['readers']:,} readers{moved}")
     print(f"  took     {summary['seconds']:.1f} s in the target, {summary['peak_memory_mb']} MB")
 
 
@@ -128,6 +133,7 @@ def explain(first: dict[str, Any], second: dict[str, Any]) -> None:
     users = second["users"]
     changes = {trait: kinds["changed"] + kinds["cleared"] for trait, kinds in second["traits"].items()}
     del changes["days_subscribed"]
+    changes = {trait: count for trait, count in changes.items() if not trait.startswith("segment_")}
     most = sorted(changes.items(), key=lambda item: -item[1])[:SHOWN_TRAITS]
     places = {
         f"{short(INGEST)}/*.csv": "what Engage's S3 ingest folder takes as it is",
@@ -148,6 +154,7 @@ def explain(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 {bold("What next")}
   .venv/bin/{COMMAND}   once more: 0 changes, no file
+  .venv/bin/meltano invoke target-recurly-engage:preview  all segments, with sample readers (docs/segments.md)
   Your own export: see "Your own export" in README.md""")
 
 

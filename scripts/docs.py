@@ -23,7 +23,7 @@ from target_recurly_engage.statuses import WORDS
 from target_recurly_engage.traits import TRAITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from target_recurly_engage.traits import Trait
 
@@ -159,7 +159,7 @@ def ready_segments() -> str:
     )
 
 
-TRAIT_TABLES = {
+TRAIT_TABLES: dict[str, Callable[[], str]] = {
     "log": log_traits, "computed": computed_traits, "words": words, "segments": ready_segments,
     "stage": lambda: f"```sql\n{STAGE_SQL}\n```\n",
 }  # fmt: skip

@@ -96,8 +96,11 @@ FORMULAS: Final[tuple[Formula, ...]] = (
     ),
     Formula(
         name="days_to_access_end", kind=Kind.NUMBER, usual=True, thresholds=_SOON,
-        sql="CASE WHEN live AND access_end_day >= today THEN date_diff('day', today, access_end_day) END",
-        meaning="Days until access ends or is renewed, by the calendar; 0 on the last day.",
+        sql=(
+            "CASE WHEN live AND auto_renew IS NOT TRUE AND access_end_day >= today "
+            "THEN date_diff('day', today, access_end_day) END"
+        ),
+        meaning="Days until access ends, where it will not renew, by the calendar; 0 on the last day.",
     ),
     Formula(
         name="days_in_grace", kind=Kind.NUMBER, thresholds=(1, 3, 5, 7, 14, 30),

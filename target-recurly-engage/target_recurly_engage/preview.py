@@ -45,30 +45,48 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
         forget_desired(ledger)
 
 
-def _segments(ledger: Ledger, contract: Contract) -> dict[str, Any]:
-    before = _told_before(ledger, contract)
-    cells = []
+def sizes(ledger: Ledger, contract: Contract) -> dict[str, dict[str, int]]:
+    """Count the readers of each segment, those who enter it, and those who leave it; a plan was made just now.
+
+    Returns:
+        By segment ``matches``, ``readers``, ``entering`` and ``leaving``, as in :func:`preview`.
+    """
+    if not contract.segments:
+        return {}
+    before, cells = _told_before(ledger, contract), []
     for one in contract.segments:
         inside = name(f"told {one.name}")
         cells += [
             f"count_if({member(one.name)})", f"count_if({inside})",
             f"count_if({inside} AND NOT {before[one.name]})", f"count_if(NOT {inside} AND {before[one.name]})",
         ]  # fmt: skip
-        cells += [f"count_if({inside} AND {name(f'told {other.name}')})" for other in contract.segments]
     joined = "matches JOIN audience USING (user_id) LEFT JOIN delivered AS told USING (user_id)"
     ((*counts,),) = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {joined}").fetchall()
-    width, found = 4 + len(contract.segments), {}
-    for i, one in enumerate(contract.segments):
-        matches, readers, entering, leaving, *shared = (count or 0 for count in counts[i * width : (i + 1) * width])
-        found[one.name] = {
-            "description": one.description, "matches": matches, "readers": readers,
-            "entering": entering, "leaving": leaving, "sample": _sample(ledger, one),
-            "overlaps": {
-                other.name: count
-                for other, count in zip(contract.segments, shared, strict=True)
-                if count and other is not one
-            },
-        }  # fmt: skip
+    names = ("matches", "readers", "entering", "leaving")
+    return {
+        one.name: {what: count or 0 for what, count in zip(names, counts[4 * i : 4 * i + 4], strict=True)}
+        for i, one in enumerate(contract.segments)
+    }
+
+
+def _segments(ledger: Ledger, contract: Contract) -> dict[str, Any]:
+    counted, shared = sizes(ledger, contract), _overlaps(ledger, contract)
+    return {
+        one.name: counted[one.name]
+        | {"description": one.description, "sample": _sample(ledger, one), "overlaps": shared[one.name]}
+        for one in contract.segments
+    }
+
+
+def _overlaps(ledger: Ledger, contract: Contract) -> dict[str, dict[str, int]]:
+    """Count for each two segments the readers of both."""
+    columns = [name(f"told {one.name}") for one in contract.segments]
+    cells = ", ".join(f"count_if({one} AND {other})" for one in columns for other in columns)
+    ((*counts,),) = ledger.connection.execute(f"SELECT {cells} FROM audience").fetchall()
+    found, shared = {}, iter(counts)
+    for one in contract.segments:
+        both = {other.name: next(shared) or 0 for other in contract.segments}
+        found[one.name] = {other: count for other, count in both.items() if count and other != one.name}
     return found
 
 

@@ -22,7 +22,8 @@ from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_users
-from target_recurly_engage.plan import Ageing, make_plan
+from target_recurly_engage.plan import Ageing, forget_desired, make_plan
+from target_recurly_engage.preview import sizes
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary
@@ -188,6 +189,8 @@ class Run:
                 ageing=ageing_of(self._config),
             )
         self.summary.plan = plan
+        self.summary.segments = sizes(self._ledger, self._contract)
+        forget_desired(self._ledger)
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
         self._brake.check_plan(plan)

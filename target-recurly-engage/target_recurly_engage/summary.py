@@ -33,6 +33,7 @@ class Summary:
         plan: what was to be sent.
         files: what was delivered in files.
         requests: what was delivered by the Ingest API.
+        segments: how many readers are in each segment, enter and leave it.
         unknown_words: status words of Piano that the map does not have, with the number of subscriptions.
     """
 
@@ -47,6 +48,7 @@ class Summary:
     plan: Plan | None = None
     files: list[Delivered] = field(default_factory=list)
     requests: Requests | None = None
+    segments: dict[str, dict[str, int]] = field(default_factory=dict)
     unknown_words: dict[str, int] = field(default_factory=dict)
     finished_at: datetime | None = None
 
@@ -77,6 +79,7 @@ class Summary:
             },
             "traits": None if plan is None else {trait: asdict(counts) for trait, counts in plan.traits.items()},
             "invalid": None if plan is None else plan.invalid,
+            "segments": self.segments,
             "unknown_status_words": self.unknown_words,
             "plan": None if plan is None else plan.fingerprint,
             "files": [asdict(file) for file in self.files],

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from piano_engage_sandbox.testing import serving
 
-from tests.e2e.test_samples import ZONE, Traits, expected
+from tests.e2e.test_samples import ZONE, Traits, expected, moment
+from tests.target import lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,7 @@ class Pair:
         target = {name: lines[f"{LINE}{name.upper()}"] for name in names} | {
             "ledger": str(folder / "ledger.duckdb"), "runs_path": str(folder / "runs"), "timezone": ZONE,
             "as_of": self.now.isoformat(), "requests_per_second": 0, "retry_wait": 0, "retry_attempts": 12,
-            "csv_ingest_hours": 0,
+            "csv_ingest_hours": 0, "traits": "all",
         }  # fmt: skip
         (folder / "tap.json").write_text(json.dumps(tap))
         (folder / "target.json").write_text(json.dumps(target | settings))
@@ -124,17 +125,54 @@ class Pair:
         """
         return [user for user, traits in self.desired().items() if steady(self.held(user)) != steady(traits)]
 
-    def first_load(self) -> None:
+    def first_load(self, **settings: str) -> None:
         """Load all readers by S3, and wait until Engage has read the file."""
-        assert self.run(delivery="s3") == 0, (self.folder / "log").read_text()
+        assert self.run(delivery="s3", **settings) == 0, (self.folder / "log").read_text()
         deadline = time.monotonic() + 60
         while [file["status"] for file in self.server.control("GET", "engage")["files"]] != ["done"]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
+    def ask(self, *question: str) -> Any:  # noqa: ANN401 - JSON
+        """Ask ``recurly-engage`` with the settings of the last run."""
+        command = [program("recurly-engage"), "--config", self.folder / "target.json", *question, "--json"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    def lives(self) -> dict[str, dict[str, Any]]:
+        """Computed traits of each reader by the second implementation, from the export that `desired` asked for."""
+        self.desired()
+        by_user: dict[str, list[lives.Row]] = {}
+        with (self.folder / "desired.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["User ID (UID)"]:
+                    by_user.setdefault(row["User ID (UID)"], []).append(life(row))
+        return {user: lives.computed(rows, self.now) for user, rows in by_user.items()}
+
     def requests(self) -> int:
         """Requests to the Ingest API so far."""
         return sum(one["path"] == "/ingest/property" for one in self.server.control("GET", "requests"))
+
+
+DATES = {
+    "access_expiration_date": "Access expiration date", "end_date": "End date", "start_date": "Start date",
+    "trial_period_end_date": "Trial period end date", "grace_period_start_date": "Grace period start date",
+    "auto_renew_disablement_date": "Auto-renew disablement date",
+}  # fmt: skip
+TEXTS = {
+    "subscription_id": "Subscription ID", "subscription_status": "Subscription status", "term_type": "Term type",
+    "promo_code": "Promo code", "billing_period": "Billing period", "upgrade_status": "Upgrade status",
+}  # fmt: skip
+FLAGS = {"currently_in_grace_period": "Currently in grace period", "auto_renew": "Auto-renew"}
+
+
+def life(row: dict[str, str]) -> lives.Row:
+    """Read a row of Piano's export as the second implementation takes it."""
+    return (
+        {name: moment(row[header]) for name, header in DATES.items()}
+        | {name: row[header] or None for name, header in TEXTS.items()}
+        | {name: {"TRUE": True, "FALSE": False}.get(row[header].upper()) for name, header in FLAGS.items()}
+        | {"total_charged": float(row["Total charged"] or 0)}
+    )
 
 
 def program(name: str) -> Path:
@@ -169,6 +207,37 @@ def test_after_each_of_ten_days_engage_holds_what_it_should(pair: Pair) -> None:
     pair.server.control("DELETE", "requests")
     assert pair.run(delivery="ingest") == 0
     assert pair.requests() == 0
+
+
+def test_each_day_the_segments_of_engage_are_those_of_the_preview_and_of_a_second_implementation(pair: Pair) -> None:
+    """Sizes by the preview; members for all whom Piano knows: an incremental log does not tell who has vanished."""
+    settings = {"traits": "all,computed,tenure", "segments": "all"}
+    pair.first_load(**settings)
+    rows = {segment: one["row"] for segment, one in pair.ask("segments", "pulse").items()}
+    typed_in = [
+        {"name": segment, "filters": [{"trait": row["trait"], "mode": "include", "values": [row["values"]]}]}
+        for segment, row in rows.items()
+    ]
+    pair.server.control("PUT", "engage/segments", typed_in)
+    seen: dict[str, set[int]] = {}
+    for day in range(DAYS + 1):
+        if day:
+            pair.server.control("POST", "clock", {"advance": "1d"})
+            assert pair.run(delivery="ingest", **settings) == 0, (pair.folder / "log").read_text()
+        everybody = pair.lives()
+        previewed = {name: one["readers"] for name, one in pair.ask("segments", "preview")["segments"].items()}
+        sizes = {one["name"]: one["size"] for one in pair.server.control("GET", "engage")["segments"]}
+        del sizes["All Users"]
+        assert sizes == previewed, f"day {day}"
+        for user, traits in everybody.items():
+            held = pair.held(user) or {}
+            for name in ("lifecycle_stage", "in_trial", "in_grace_period", "active_subscription_count"):
+                assert held[name] == str(traits[name]).lower(), (day, user, name)
+            for segment, inside in lives.ready(traits).items():
+                assert held[rows[segment]["trait"]] == str(inside).lower(), (day, user, segment)
+        for segment, size in sizes.items():
+            seen.setdefault(segment, set()).add(size)
+    assert sum(len(one) > 1 for one in seen.values()) >= len(seen) / 2, seen
 
 
 LOSES = """

@@ -141,6 +141,7 @@ class Pair:
         target = {
             "ledger": str(self.folder / "ledger.duckdb"), "output_path": str(self.folder / "ingest"),
             "runs_path": str(self.folder / "runs"), "timezone": ZONE, "as_of": as_of or NOW[export],
+            "traits": "all",
         }  # fmt: skip
         source = self._start("tap-piano", tap | ({"batch_config": batch} if encoding else {}), stdout=subprocess.PIPE)
         assert source.stdout

@@ -109,7 +109,8 @@ def computed(rows: Sequence[Row], now: datetime) -> dict[str, Any]:
         "in_trial": one["in_trial"],
         "in_grace_period": one["in_grace"],
         "days_to_trial_end": until(trial_end) if one["in_trial"] else None,
-        "days_to_access_end": until(end) if one["live"] and end and until(end) >= 0 else None,
+        "days_to_access_end": until(end)
+        if one["live"] and not one["auto_renew"] and end and until(end) >= 0 else None,
         "days_in_grace": max(-until(one["grace_period_start_date"]), 0)
         if one["in_grace"] and one["grace_period_start_date"] else None,
         "days_since_lapse": max(-until(lapsed_on), 0) if one["stage"] == "lapsed" and lapsed_on else None,

@@ -87,7 +87,7 @@ def test_computed_traits_and_ready_made_segments_are_those_of_a_second_implement
 def test_a_day_is_one_of_the_calendar_of_the_zone(tmp_path: Path) -> None:
     row = lives.lives(0, 1, NOW)[0] | {
         "subscription_status": "Active", "currently_in_grace_period": False, "trial_period_end_date": None,
-        "access_expiration_date": datetime(2026, 3, 31, 21, 59, tzinfo=UTC),
+        "auto_renew": False, "access_expiration_date": datetime(2026, 3, 31, 21, 59, tzinfo=UTC),
     }  # fmt: skip
     later = row | {
         "user_id": "v",

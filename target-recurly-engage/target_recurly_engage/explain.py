@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
 
+from target_recurly_engage.desired import desire, forget_desired
 from target_recurly_engage.manifest import description
-from target_recurly_engage.plan import desire, forget_desired
 from target_recurly_engage.segments import member
 from target_recurly_engage.traits import TRAITS
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from target_recurly_engage.contract import Contract
+    from target_recurly_engage.desired import Source
     from target_recurly_engage.ledger import Ledger
-    from target_recurly_engage.plan import Source
 
 _WORDS: Final = {
     "live": {"false": "yes", "true": "no"},

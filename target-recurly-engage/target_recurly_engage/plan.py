@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-import duckdb
 from piano_engage_common.duck import name, text
 
-from target_recurly_engage.computed import computed, lives
-from target_recurly_engage.segments import member, predicate, told
-from target_recurly_engage.traits import USER_ID, Kind, Trait, blank_is_null
+from target_recurly_engage.desired import Source, desire, forget_desired, hash_of, rule_text
+from target_recurly_engage.traits import USER_ID, Kind, Trait
 
 if TYPE_CHECKING:
     from target_recurly_engage.contract import Contract
@@ -88,27 +86,6 @@ class Plan:
     def size(self) -> int:
         """Readers to send."""
         return self.new + self.changed + self.again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A table with at most one row a reader that counts.
-
-    Attributes:
-        table: its name, quoted.
-        row: column of ``readers`` and ``suspects`` that points to the row; NULL is none.
-        traits: what is made of it.
-        key: column, quoted, that names the reader.
-    """
-
-    table: str
-    row: str
-    traits: tuple[Trait, ...]
-    key: str = "user_id"
-
-    def column(self, trait: Trait) -> str:
-        """Name, quoted, of the column that *trait* is made of."""
-        return f"{self.table}.{name(trait.key)}"
 
 
 def make_plan(
@@ -199,104 +176,6 @@ def _shape(ledger: Ledger, contract: Contract, clock: str) -> tuple[Trait, ...]:
     return told_traits(ledger, contract)
 
 
-# What is desired
-
-
-def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
-    """Work out, for this connection, what traits are made of, and list the sources that have ever come.
-
-    Made are ``primaries`` (user_id, row, fingerprint), ``computed`` with a column for each formula, ``matches`` that
-    says who matches a segment, and ``audience`` with what is told of it.
-    """
-    execute = ledger.connection.execute
-    own = Source(table="subscriptions", row="row", traits=contract.own)
-    execute(f"CREATE OR REPLACE TEMP TABLE primaries AS {_primaries(own, contract, now)}")
-    sources = [own]
-    if contract.formulas:
-        tenure = any("days_added" in formula.sql for formula in contract.formulas)
-        source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=tenure)
-        execute(f"CREATE OR REPLACE TEMP TABLE computed AS {computed(contract.formulas, source)}")
-        sources.append(Source(table="computed", row="row_computed", traits=contract.computed))
-    for i, stream in enumerate(contract.users):
-        columns = ledger.columns(stream.table)
-        if traits := tuple(trait for trait in stream.traits if trait.key in columns):
-            sources.append(Source(table=stream.table, row=f"row_{i}", traits=traits, key=name(stream.user_id)))
-    if contract.audience:
-        _match(ledger, contract, sources, now)
-        sources.append(Source(table="audience", row="row_audience", traits=contract.audience))
-    return tuple(sources)
-
-
-def forget_desired(ledger: Ledger, *tables: str) -> None:
-    """Drop what :func:`desire` made."""
-    for table in tables or ("primaries", "computed", "matches", "audience"):
-        ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
-
-
-def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) -> None:
-    """Make ``matches`` and ``audience`` for all readers that a source knows."""
-    execute, wording = ledger.connection.execute, contract.wording
-    execute(f"CREATE OR REPLACE TEMP VIEW profiles AS {_profiles(contract, sources)}")
-    query = f"SELECT timezone({text(wording.zone)}, {text(now)}::TIMESTAMPTZ)::DATE::VARCHAR"
-    ((today,),) = execute(query).fetchall()
-    clear = {Kind.STRING: wording.clear_string, Kind.BOOLEAN: wording.clear_boolean}
-    matched = "SELECT * FROM profiles"
-    for segment in contract.segments:  # each may read those before it
-        holds = predicate(segment, today=str(today), clear=clear)
-        matched = f"SELECT *, {holds} AS {member(segment.name)} FROM ({matched})"
-    members = "".join(f", {member(segment.name)}" for segment in contract.segments)
-    execute(f"CREATE OR REPLACE TEMP TABLE matches AS SELECT user_id{members} FROM ({matched})")
-    cells = {f"told {segment}": sql for segment, sql in told(contract.segments).items()}
-    cells |= {f"experiment {experiment.name}": experiment.sql for experiment in contract.experiments}
-    made = ", ".join(f"{sql} AS {name(column)}" for column, sql in cells.items())
-    audience = f"SELECT user_id, {made} FROM matches"
-    if contract.listed and contract.segments:
-        names = ", ".join(
-            f"CASE WHEN {name(f'told {segment.name}')} THEN {text(segment.name)} END" for segment in contract.segments
-        )
-        audience = f"SELECT *, nullif(concat_ws(',', {names}), '') AS segments FROM ({audience})"
-    execute(f"CREATE OR REPLACE TEMP TABLE audience AS {audience}")
-    execute("DROP VIEW profiles")
-
-
-def _profiles(contract: Contract, sources: list[Source]) -> str:
-    """Make the SQL of all readers with what segments ask of, under the names of the settings, of the traits' types."""
-    asked = {trait for segment in contract.segments for trait in segment.traits}
-    cells, joins = [], "primaries LEFT JOIN subscriptions ON subscriptions.rowid = primaries.row"
-    users = "coalesce(primaries.user_id"
-    if contract.formulas:
-        joins += " LEFT JOIN computed ON computed.user_id = primaries.user_id"
-    for source in sources[1:]:
-        if source.table != "computed":
-            joins += f" FULL JOIN {source.table} ON {source.table}.{source.key} = {users})"
-            users += f", {source.table}.{source.key}"
-    tables = {trait.key: source for source in sources for trait in source.traits if trait.stream}
-    for trait in sorted(asked, key=lambda one: one.key):
-        if trait.stream:
-            value = "NULL"  # where the stream has never come
-            if trait.key in tables:
-                value = contract.wording.value(trait, tables[trait.key].column(trait))
-            cells.append(f"TRY_CAST({value} AS {_SEGMENT_TYPES[trait.kind]}) AS {name(trait.key)}")
-        elif trait.computed:
-            cells.append(f"computed.{name(trait.key)} AS {name(trait.key)}")
-        else:
-            cells.append(f"{_of_log(trait, contract.wording)} AS {name(trait.key)}")
-    return f"SELECT {', '.join([f'{users}) AS user_id', *cells])} FROM {joins}"
-
-
-_SEGMENT_TYPES: Final = {
-    Kind.STRING: "VARCHAR", Kind.NUMBER: "DECIMAL(38,6)", Kind.MONEY: "DECIMAL(38,6)", Kind.BOOLEAN: "BOOLEAN",
-    Kind.DATE: "DATE",
-}  # fmt: skip
-
-
-def _of_log(trait: Trait, wording: Wording) -> str:
-    column = f"subscriptions.{name(trait.key)}"
-    if trait.kind is Kind.STRING:
-        return blank_is_null(column)
-    return f"timezone({text(wording.zone)}, {column})::DATE" if trait.kind is Kind.DATE else column
-
-
 # Who may have changed
 
 
@@ -307,59 +186,12 @@ def _readers(sources: tuple[Source, ...], wording: Wording) -> str:
         return "SELECT user_id, row, fingerprint FROM primaries"
     joined, fingerprints = "(SELECT user_id, row, fingerprint FROM primaries) AS readers", ["readers.fingerprint"]
     for i, source in enumerate(others):
-        rows = f"SELECT {source.table}.{source.key} AS user_id, rowid AS {source.row}, {_hash(source, wording)}"
+        rows = f"SELECT {source.table}.{source.key} AS user_id, rowid AS {source.row}, {hash_of(source, wording)}"
         joined += f" FULL JOIN ({rows} AS hash_{i} FROM {source.table}) AS source_{i} USING (user_id)"
         fingerprints.append(f"hash_{i}")
     rows = ", ".join([own.row, *(source.row for source in others)])
-    rule = text(_rule(sources, wording))
+    rule = text(rule_text(sources, wording))
     return f"SELECT user_id, {rows}, hash({rule}, {', '.join(fingerprints)}) AS fingerprint FROM {joined}"
-
-
-def _primaries(own: Source, contract: Contract, now: str) -> str:
-    """Make the SQL of each reader's primary subscription; who has only one needs no order."""
-    fingerprint = _fingerprint(own, contract.wording)
-    rule = contract.primary
-    return f"""
-        WITH readers AS (
-            SELECT user_id, count(*) AS subscriptions, min(rowid) AS row, min({fingerprint}) AS fingerprint
-            FROM subscriptions WHERE {rule.counts} GROUP BY user_id
-        ), chosen AS (
-            SELECT user_id, arg_min({{row: subscriptions.rowid, fingerprint: {fingerprint}}}, {rule.sql}) AS best
-            FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment)
-            SEMI JOIN (FROM readers WHERE subscriptions > 1) USING (user_id)
-            WHERE {rule.counts} GROUP BY user_id
-        )
-        SELECT user_id, row, fingerprint FROM readers WHERE subscriptions = 1
-        UNION ALL
-        SELECT user_id, best.row, best.fingerprint FROM chosen
-    """
-
-
-def _fingerprint(source: Source, wording: Wording) -> str:
-    """Make the SQL of a number that another value of a steady trait, or another rule, makes another."""
-    return f"hash({text(_rule((source,), wording))}, {_hash(source, wording)})"
-
-
-def _hash(source: Source, wording: Wording) -> str:
-    """Make the SQL of a number made of what the traits of a source are made of."""
-    cells = []
-    for trait in source.traits:
-        column = source.column(trait)
-        if not trait.drifts:
-            cells.append(column)
-        elif trait.thresholds:
-            cells.append(wording.step(trait, f"({wording.written(trait, column)})"))
-    return f"hash({', '.join(cells) or '0'})"
-
-
-def _rule(sources: tuple[Source, ...], wording: Wording) -> str:
-    """Put into words how values become text: the very SQL, and the program that runs it and knows the time zones."""
-    made = [(trait, source.column(trait)) for source in sources for trait in source.traits]
-    written = (
-        f"{trait.name} {wording.written(trait, column)} {trait.thresholds if trait.drifts else ''}"
-        for trait, column in made
-    )
-    return "\n".join([duckdb.__version__, *written])
 
 
 def _again(clock: str, ageing: Ageing) -> str:
@@ -386,7 +218,7 @@ def _again(clock: str, ageing: Ageing) -> str:
 def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
     """Make the SQL of the readers whose traits may differ from what Engage was told; no rows means no source."""
     rows = [source.row for source in sources]
-    gone = f"hash({text(_GONE)}, {text(_rule(sources, wording))})"
+    gone = f"hash({text(_GONE)}, {text(rule_text(sources, wording))})"
     columns = ", ".join(["user_id", *rows, "fingerprint"])
     return f"""
         SELECT {columns} FROM readers ANTI JOIN delivered USING (user_id, fingerprint)

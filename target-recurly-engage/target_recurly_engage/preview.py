@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name
 
-from target_recurly_engage.plan import desire, forget_desired
+from target_recurly_engage.desired import desire, forget_desired
 from target_recurly_engage.segments import ABOUT_VALUES, member
 
 if TYPE_CHECKING:

@@ -15,14 +15,16 @@ from piano_engage_common.progress import Progress
 from piano_engage_common.stops import BrakeApplied, PartlyRejected, RunStopped, storage_errors
 from piano_engage_common.transport import RunEnds
 
+from target_recurly_engage import report
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.contract import contract_of, kinds_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
+from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_users
-from target_recurly_engage.plan import Ageing, forget_desired, make_plan
+from target_recurly_engage.plan import Ageing, make_plan
 from target_recurly_engage.preview import sizes
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
@@ -275,8 +277,12 @@ class Run:
         try:
             with storage_errors("noting the end of the run"), closing(self._ledger):
                 self._ledger.finish_run(self.summary.run_id, status, json.dumps(self.summary.as_dict()))
-            with storage_errors("writing the summary"):
-                path = self.summary.write(self._runs)
+                with storage_errors("writing the summary"):
+                    path = self.summary.write(self._runs)
+                    if self._config["report"]:
+                        now = datetime.fromisoformat(self._now) if self._now else self.summary.started_at
+                        now = now if now.tzinfo else now.replace(tzinfo=UTC)  # as the ledger takes it
+                        report.write(path.with_suffix(".html"), self.summary, self._ledger, self._contract, now=now)
         except (RunStopped, duckdb.Error) as e:
             if message is None:
                 raise

@@ -225,6 +225,13 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         description="Folder for the summaries, one JSON a run.",
     ),
     th.Property(
+        "report",
+        th.BooleanType,
+        default=True,
+        title="Report",
+        description="Write beside each summary an HTML page that shows it: counts and names, no reader.",
+    ),
+    th.Property(
         "traits",
         th.CustomType({"type": ["string", "array"], "items": {"type": ["string", "object"]}}),
         default=f"{ALL},{COMPUTED}",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from target_recurly_engage.computed import FORMULAS
 from target_recurly_engage.contract import contract_of
+from target_recurly_engage.desired import desire
 from target_recurly_engage.ledger import Ledger
-from target_recurly_engage.plan import desire
 from target_recurly_engage.ready import BY_NAME as READY
 
 from tests.target import lives

@@ -27,6 +27,7 @@ NOW = "2026-03-28T06:00:00+00:00"
 CONFIG = {
     "timezone": "UTC", "as_of": NOW, "clear_string": "none", "clear_number": -1, "clear_boolean": False,
     "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
+    "report": True,
     "streams": {}, "traits": "all", "thresholds": {}, "trait_prefix": "", "trait_names": {}, "leave_out": {},
     "primary": ["live", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",
     "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [],
@@ -148,8 +149,8 @@ def test_any_cell_comes_back_as_it_was(cells: list[str]) -> None:
 def test_a_fingerprint_that_forgets_a_trait_is_found_out(engage: Engage) -> None:
     """The broken double: the sieve lets a change fall through."""
     double = """
-from target_recurly_engage import plan
-plan._fingerprint = lambda sources, wording: "hash(subscription_id)"
+from target_recurly_engage import desired
+desired._fingerprint = lambda source, wording: "hash(subscription_id)"
 """
     records = engage.subscriptions(3)
     engage.run(engage.snapshot(records), script=double)

@@ -209,8 +209,15 @@ def test_after_each_of_ten_days_engage_holds_what_it_should(pair: Pair) -> None:
     assert pair.requests() == 0
 
 
-def test_each_day_the_segments_of_engage_are_those_of_the_preview_and_of_a_second_implementation(pair: Pair) -> None:
+def test_each_day_the_segments_of_engage_are_those_of_the_preview_and_of_a_second_implementation(
+    tmp_path: Path,
+) -> None:
     """Sizes by the preview; members for all whom Piano knows: an incremental log does not tell who has vanished."""
+    with serving(rows=300, s3_port=0, switches={"engage.csv_delay": 0}) as server:
+        compare_segments(Pair(server, tmp_path))
+
+
+def compare_segments(pair: Pair) -> None:
     settings = {"traits": "all,computed,tenure", "segments": "all"}
     pair.first_load(**settings)
     rows = {segment: one["row"] for segment, one in pair.ask("segments", "pulse").items()}

@@ -118,7 +118,8 @@ def test_headers_are_what_engage_takes(project: Project) -> None:
     (file,) = project.files
     header = file.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
     assert header[0] == "user_id"
-    assert len(header) == 30
+    assert len(header) == 1 + 29 + 8 + 11, "the reader, the log's traits, the usual computed ones, and the segments"
+    assert sum(name.startswith("segment_") for name in header) == 11
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in header)
 
 

@@ -127,10 +127,8 @@ def test_a_signal_while_rows_come_ends_the_run_without_state(engage: Engage, sig
     process.stdin.write(engage.lines([start, *rows, {"type": "STATE", "value": {"a": 1}}]))
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while (
-        not engage.ledger.with_name("ledger.duckdb.work").joinpath("records.jsonl").exists()
-        and time.monotonic() < deadline
-    ):
+    while not list(engage.ledger.with_name("ledger.duckdb.work").glob("records-*.jsonl")):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signum)
     out, log = process.communicate(timeout=60)

@@ -155,7 +155,7 @@ def explain(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 {bold("What next")}
   .venv/bin/{COMMAND}   once more: 0 changes, no file
-  .venv/bin/meltano invoke target-recurly-engage:preview  all segments, with sample readers (docs/segments.md)
+  .venv/bin/meltano invoke recurly-engage:preview          all segments, with sample readers (docs/segments.md)
   Your own export: see "Your own export" in README.md""")
 
 

@@ -32,7 +32,7 @@ class Project:
     def system(self) -> Path:
         """The system folder; the plugins' environments are those that `make setup` made."""
         folder = self.folder / "system"
-        for kind in ("extractors", "loaders"):
+        for kind in ("extractors", "loaders", "utilities"):
             if not (folder / kind).exists():
                 folder.mkdir(exist_ok=True)
                 (folder / kind).symlink_to(ROOT / ".meltano" / kind)
@@ -148,6 +148,17 @@ def test_the_plan_is_shown_by_the_loader_itself(project: Project) -> None:
     assert changed > 0
     assert changed + unchanged == len(readers(DAY_1))
     assert len(project.files) == 1
+
+
+def test_what_a_person_asks_stands_in_jobs_too_with_the_settings_of_the_loader(project: Project) -> None:
+    assert project.run(DAY_1).returncode == 0
+    done = project.meltano("run", "--no-install", "recurly-engage:plan", "recurly-engage:preview")
+    assert done.returncode == 0, done.stderr
+    told = done.stdout + done.stderr
+    assert f"0 new, 0 changed, 0 cleared, {len(readers(DAY_1)):,} unchanged" in told, "as_of of the environment counts"
+    assert "upgrade_candidates: " in told, "its segments too"
+    done = project.meltano("invoke", "recurly-engage:plan", TARGET_RECURLY_ENGAGE_CLEAR_STRING="NONE")
+    assert re.search(r"0 new, [1-9][\d,]* changed", done.stdout), "and a variable of the loader"
 
 
 def test_selecting_everything_lets_no_personal_column_out(project: Project) -> None:

@@ -15,7 +15,7 @@ EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emi
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test clean
+.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ setup: .meltano/.plugins ## Install Meltano and the plugins
 benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the figures stand in docs/benchmarks.md
 	@$(UV) sync -q --frozen --inexact --group benchmark
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+
+fault-test: .venv/.dev setup ## The tests at random moments and in random orders, ten times as many (takes half an hour)
+	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
+	  tests/target/test_auto.py tests/target/test_crash.py tests/target/test_model.py tests/project/test_bad_moments.py \
+	  tests/e2e $(ARGS)
 
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
 	@$(BIN)/python demo/kill_test.py $(ARGS)

@@ -45,7 +45,18 @@ class Project:
 
     def meltano(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run Meltano with the folders of this project."""
-        environment = os.environ | {
+        return subprocess.run(
+            [MELTANO, *command],
+            cwd=ROOT,
+            env=self.environment(**settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """The folders of this project, as Meltano takes them, and *settings*."""
+        return os.environ | {
             "MELTANO_SYS_DIR_ROOT": str(self.system),
             "MELTANO_DATABASE_URI": f"sqlite:///{self.folder / 'meltano.db'}",
             "MELTANO_ENVIRONMENT": "demo",
@@ -63,9 +74,6 @@ class Project:
             "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(self.folder / "runs"),
             **settings,
         }
-        return subprocess.run(
-            [MELTANO, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
 
     @property
     def files(self) -> list[Path]:

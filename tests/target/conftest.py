@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -43,6 +44,23 @@ PLACES = (
     "app_id", "api_key", "api_url", "s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id",
     "aws_secret_access_key",
 )  # fmt: skip
+
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
+"""How often tests at random moments and in random orders go round; `make fault-test` asks for more."""
+
+EARLY_STATE = """
+from target_recurly_engage.run import Run
+from target_recurly_engage.target import TargetRecurlyEngage
+targets = []
+def remember(self, *args, original=TargetRecurlyEngage.__init__, **more):
+    original(self, *args, **more)
+    targets.append(self)
+def finish(self, original=Run.finish):
+    targets[-1]._write_state_message(targets[-1]._latest_state)
+    original(self)
+TargetRecurlyEngage.__init__, Run.finish = remember, finish
+"""
+"""A broken double: STATE goes out before anything is delivered."""
 
 Message = dict[str, Any]
 Record = dict[str, Any]

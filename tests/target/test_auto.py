@@ -12,7 +12,7 @@ import pytest
 from piano_engage_sandbox.testing import serving
 from target_recurly_engage.delivery.ingest import GROUP
 
-from tests.target.conftest import places
+from tests.target.conftest import ROUNDS, places
 from tests.target.test_cli import answer, ask
 from tests.target.test_ingest import asked, held, told
 
@@ -170,7 +170,7 @@ def test_who_was_rejected_and_dropped_is_tried_when_something_changes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(ROUNDS))
 @pytest.mark.parametrize("delivery", ["ingest", "s3"])
 def test_kill_at_random_moments(
     server: Server, settings: dict[str, Any], engage: Engage, delivery: str, seed: int

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.target.conftest import ROUNDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -154,7 +156,7 @@ def test_kill_at_random_moments(engage: Engage, make_engage: Callable[[], Engage
     other = make_engage()
     records = engage.subscriptions(3000)
     longest = 1.0
-    for day in range(12):
+    for day in range(5 * ROUNDS):
         for record in dice.sample(records, 10):
             record["promo_code"] = f"DAY{day}"
         process = subprocess.Popen(

@@ -12,7 +12,7 @@ import pytest
 from piano_engage_common.stops import AccessRefused, AnswerRefused, ConfigRefused, Outage, PartlyRejected
 from piano_engage_sandbox.testing import serving
 
-from tests.target.conftest import TRAITS, Run
+from tests.target.conftest import EARLY_STATE, TRAITS, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,6 +266,19 @@ def test_too_many_rejects_end_with_a_code_of_their_own_after_all_were_sent(
     assert "rejected 2 of 20 readers" in run.errors
     assert engage.query("SELECT count(*) FROM delivered") == [(18,)]
     assert engage.run(engage.snapshot(engage.subscriptions(20)), **settings).code == 0
+
+
+def test_a_target_that_lets_state_out_before_the_answers_is_found_out(
+    server: Server, settings: dict[str, Any], engage: Engage
+) -> None:
+    """The broken double of the tests where a run stops in the middle."""
+    server.control("POST", "faults", {"part": "engage", "status": 503, "skip": 5})
+    good = engage.run(engage.snapshot(engage.subscriptions(30)), **settings)
+    bad = engage.run(engage.snapshot(engage.subscriptions(30)), script=EARLY_STATE, **settings)
+    assert (good.code, bad.code) == (Outage.exit_code, Outage.exit_code)
+    assert good.states == []
+    with pytest.raises(AssertionError):
+        assert bad.states == []
 
 
 def test_a_target_that_swallows_422_is_found_out(server: Server, settings: dict[str, Any], engage: Engage) -> None:

@@ -27,7 +27,7 @@ from target_recurly_engage.run import Run
 from target_recurly_engage.target import TargetRecurlyEngage
 from target_recurly_engage.traits import NAMES, TRAITS, Wording
 
-from tests.target.conftest import places
+from tests.target.conftest import ROUNDS, places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -252,7 +252,7 @@ def machine() -> Iterator[type[Model]]:
 
 
 QUICK = settings(
-    max_examples=20,
+    max_examples=8 * ROUNDS,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -16,6 +16,8 @@ from piano_engage_common.stops import AccessRefused, ConfigRefused, Outage
 from piano_engage_sandbox.testing import serving
 from typing_extensions import override
 
+from tests.target.conftest import EARLY_STATE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -221,7 +223,8 @@ class FailingServer(ThreadingHTTPServer):
                 ready = any(one.startswith("DELETE") for one in server.asked)
                 body, status = b"", 200
                 if ready and any(word in line for word in failing):
-                    status, body = server.status, b"<Error><Code>InternalError</Code><Message>no</Message></Error>"
+                    code = {403: "AccessDenied"}.get(server.status, "InternalError")
+                    status, body = server.status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
                 elif "?uploads" in self.path:
                     body = b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
                 self.send_response(status)
@@ -277,6 +280,32 @@ def test_a_server_that_fails_on_an_upload_is_an_outage_and_the_plan_stays_due(
     again = engage.run(messages, **settings)
     assert again.code == 0, again.log
     assert files_read(server, 1)[0]["users"] == rows
+
+
+def test_a_bucket_that_turns_read_only_in_the_middle_of_a_run_is_told_and_the_plan_stays_due(
+    settings: dict[str, Any], server: Server, engage: Engage
+) -> None:
+    messages = engage.snapshot(engage.subscriptions(5))
+    with FailingServer("PUT", status=403) as broken:
+        run = engage.run(messages, **{**OWN, "s3_endpoint_url": broken.url})
+        broken.shutdown()
+    assert run.code == AccessRefused.exit_code, run.log
+    assert "AccessDenied" in run.errors
+    assert (run.states, engage.query("SELECT count(*) FROM delivered")) == ([], [(0,)])
+    assert engage.run(messages, **settings).code == 0
+    assert files_read(server, 1)[0]["users"] == 5
+
+
+def test_a_target_that_lets_state_out_before_the_upload_is_found_out(engage: Engage) -> None:
+    """The broken double of the tests where an upload fails."""
+    with FailingServer("PUT") as broken:
+        run = engage.run(
+            engage.snapshot(engage.subscriptions(5)), script=EARLY_STATE, **{**OWN, "s3_endpoint_url": broken.url}
+        )
+        broken.shutdown()
+    assert run.code == Outage.exit_code, run.log
+    with pytest.raises(AssertionError):
+        assert run.states == []
 
 
 def test_an_object_that_is_not_what_was_sent_does_not_count_as_delivered(engage: Engage) -> None:

@@ -406,6 +406,9 @@ def test_a_receiver_may_be_slow_but_not_too_slow():
         sender.receiver.faults = ["hang"]
         sender.tests(1)
         sender.receiver.wait(1)
+        deadline = time.monotonic() + 10
+        while len(sender.log()[0].attempts) < 2 and time.monotonic() < deadline:  # noted after the receiver has it
+            time.sleep(0.01)
         assert [attempt.problem for attempt in sender.log()[0].attempts] == ["no answer within 0.2 s", ""]
 
 

@@ -211,3 +211,30 @@ def test_a_reader_who_has_vanished_is_explained_by_what_engage_was_told(loaded: 
     found = answer(loaded, "explain", "--user", "u4")
     assert found["subscriptions"] == []
     assert found["traits"]["lifecycle_stage"]["told"] == "none"
+
+
+# Streams of other taps
+
+
+def test_a_segment_may_ask_of_other_streams_and_finds_readers_without_a_subscription(engage: Engage) -> None:
+    segment = {
+        "name": "loud",
+        "filters": [
+            {"trait": "visits", "include": {"at_least": 10}},
+            {"trait": "lifecycle_stage", "exclude": {"one_of": ["lapsed"]}},
+        ],
+    }
+    traits = ["tier", {"name": "visits", "type": "number"}]
+    streams = {"crm": {"role": "users", "traits": traits}, "subscription_log": {"role": "subscriptions"}}
+    engage.config |= {"traits": "all,computed", "segments": [segment], "streams": streams}
+    properties = ("user_id", "tier", "visits")
+    people = [{"user_id": f"u{n}", "tier": "gold", "visits": n * 5} for n in (1, 2, 4, 9)]
+    crm = engage.messages(people, stream="crm", properties=properties)
+    crm[0]["key_properties"] = ["user_id"]
+    run = engage.run([*engage.snapshot(readers(engage), state=None), *crm])
+    assert run.code == 0, run.log
+    inside = {user: row["segment_loud"] for user, row in engage.sent().items()}
+    assert inside == {"u1": "false", "u2": "true", "u3": "false", "u4": "false", "u9": "true"}
+    assert engage.sent()["u9"]["lifecycle_stage"] == "none", "in a file every cell says something"
+    found = answer(engage, "explain", "--user", "u9")
+    assert found["segments"]["loud"] == {"matches": True, "told": True, "held_back_or_outranked": False}

@@ -198,3 +198,76 @@ def lives(seed: int, readers: int, now: datetime) -> list[Row]:
                 "resource_name": choose.choice(["Premium", "Basic"]), "term_id": choose.choice(["TM1", "TM2"]),
             })  # fmt: skip
     return rows
+
+
+# Filters
+
+Filter = dict[str, Any]
+
+
+def holds(row: Filter, values: dict[str, Any], today: date, inside: dict[str, bool]) -> bool:
+    """Say whether a filter holds for a reader with these values of traits, who is *inside* these segments."""
+    if "any_of" in row:
+        return any(holds(one, values, today, inside) for one in row["any_of"])
+    if "segment" in row:
+        return inside[row["segment"]] != row.get("exclude", False)
+    way = "include" if "include" in row else "exclude"
+    ((operator, given),) = row[way].items()
+    value = values[row["trait"]]
+    if operator == "one_of" and value is None and row["trait"] in {"term_id", "billing_period", "auto_renew"}:
+        value = False if row["trait"] == "auto_renew" else "none"
+    return asks(operator, value, given, today) == (way == "include")
+
+
+def asks(operator: str, value: Any, given: Any, today: date) -> bool:  # noqa: ANN401 - of the trait's type
+    """Say whether an operator takes a value."""
+    if operator == "is_set" or value is None:
+        return value is not None
+    if operator == "one_of":
+        return value in given
+    if operator == "between":
+        return bool(given[0] <= value <= given[1])
+    if operator == "within_next_days":
+        return 0 <= (value - today).days <= given
+    if operator == "within_last_days":
+        return 0 <= (today - value).days <= given
+    return {
+        "at_least": value >= given, "at_most": value <= given, "before": value < given, "after": value > given,
+    }[operator]  # fmt: skip
+
+
+def filters(seed: int, count: int, today: date) -> list[Filter]:
+    """Make filters with all operators for all types of traits."""
+    choose = random.Random(seed)  # noqa: S311 - filters, not secrets
+
+    def near() -> date:
+        return today + timedelta(days=choose.choice([-30, -5, -2, -1, 0, 1, 2, 5, 30]))
+
+    def number() -> int:
+        return choose.choice([0, 1, 7, 9, 10, 30, 120])
+
+    def question() -> tuple[str, str, Any]:
+        return choose.choice([
+            ("term_id", "one_of", choose.sample(["TM1", "TM2", "TM9", "none"], choose.randint(1, 3))),
+            ("billing_period", "one_of", choose.sample(["1 month", "1 year", "none"], choose.randint(1, 2))),
+            ("auto_renew", "one_of", [choose.choice([True, False])]),
+            ("tenure", "one_of", [number(), number()]),
+            *((trait, "at_least", number()) for trait in ("tenure", "total_charged", "days_since_lapse")),
+            *((trait, "at_most", number()) for trait in ("tenure", "total_charged", "days_since_lapse")),
+            *((trait, "between", sorted([number(), number()])) for trait in ("tenure", "days_to_access_end")),
+            *((trait, operator, near()) for trait in DATES for operator in ("before", "after")),
+            *((trait, "between", sorted([near(), near()])) for trait in DATES),
+            *((trait, operator, number()) for trait in DATES for operator in ("within_next_days", "within_last_days")),
+            *((trait, "is_set", True) for trait in (*DATES, "term_id", "auto_renew", "total_charged")),
+        ])  # fmt: skip
+
+    def one() -> Filter:
+        if choose.random() < 0.15:
+            return {"any_of": [one() for _ in range(choose.randint(1, 3))]}
+        trait, operator, given = question()
+        return {"trait": trait, choose.choice(["include", "include", "exclude"]): {operator: given}}
+
+    return [one() for _ in range(count)]
+
+
+DATES = ("access_expiration_date", "start_date", "end_date")

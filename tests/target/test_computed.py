@@ -14,6 +14,7 @@ from target_recurly_engage.contract import contract_of
 from target_recurly_engage.desired import desire
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.ready import BY_NAME as READY
+from target_recurly_engage.segments import OPERATORS
 
 from tests.target import lives
 from tests.target.test_plan import CONFIG
@@ -217,3 +218,33 @@ def test_arms_are_drawn_by_the_documented_hash_within_binomial_bounds_and_indepe
             values["experiment spring"] == arm and values["experiment price"] == "low" for values in found.values()
         )
         assert near(both, total, of / 2)
+
+
+# Operators
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_every_operator_takes_whom_a_second_implementation_takes(tmp_path: Path, seed: int) -> None:
+    today = NOW.astimezone(lives.ZONE).date()
+    rows = lives.lives(seed, 400, NOW)
+    made = lives.filters(seed, 150, today)
+    segments = [{"name": f"s{i}", "filters": [row]} for i, row in enumerate(made)]
+    for i in range(9):  # of other segments, and two rows at once
+        rows_of = [{"segment": f"s{i}"}, {"segment": f"s{i + 1}", "exclude": True}]
+        segments.append({"name": f"t{i}", "filters": rows_of})
+    found = desired(tmp_path, rows, contract(segments=segments), NOW)
+    sizes: dict[str, set[bool]] = {}
+    for user, subscriptions in by_reader(rows).items():
+        traits = lives.computed(subscriptions, NOW)
+        primary = traits["primary"]
+        values = traits | {trait: lives.day(primary[trait]) for trait in lives.DATES}
+        values |= {trait: primary[trait] for trait in ("term_id", "billing_period", "auto_renew", "total_charged")}
+        inside: dict[str, bool] = {}
+        for segment in segments:
+            name = str(segment["name"])
+            inside[name] = all(lives.holds(row, values, today, inside) for row in segment["filters"])
+            assert found[user][f"in {name}"] == inside[name], (user, segment, values)
+            sizes.setdefault(name, set()).add(inside[name])
+    assert sum(len(both) == 2 for both in sizes.values()) > len(sizes) / 2, "most filters take some and leave some"
+    asked = {operator for row in made for operator in row.get("include", row.get("exclude", {}))}
+    assert asked == set(OPERATORS)

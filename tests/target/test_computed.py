@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from target_recurly_engage.computed import FORMULAS
+from target_recurly_engage import experiments
+from target_recurly_engage.computed import BY_NAME, FORMULAS
 from target_recurly_engage.contract import contract_of
 from target_recurly_engage.desired import desire
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.ready import BY_NAME as READY
-from target_recurly_engage.segments import OPERATORS
+from target_recurly_engage.segments import _COMPARISONS, OPERATORS
 
 from tests.target import lives
 from tests.target.test_plan import CONFIG
@@ -248,3 +250,36 @@ def test_every_operator_takes_whom_a_second_implementation_takes(tmp_path: Path,
     assert sum(len(both) == 2 for both in sizes.values()) > len(sizes) / 2, "most filters take some and leave some"
     asked = {operator for row in made for operator in row.get("include", row.get("exclude", {}))}
     assert asked == set(OPERATORS)
+
+
+# Broken doubles
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("days_to_access_end", "CASE WHEN live THEN greatest(date_diff('day', today, access_end_day), 0) END"),
+        ("tenure", "count(DISTINCT start_day)"),
+        ("lifecycle_stage", "CASE WHEN stage = 'unknown' THEN 'none' ELSE stage END"),
+        ("active_subscription_count", "count(*)"),
+    ],
+)
+def test_a_wrong_formula_is_found_out(name: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BY_NAME, name, replace(BY_NAME[name], sql=wrong))
+    with pytest.raises(AssertionError, match=name):
+        test_computed_traits_and_ready_made_segments_are_those_of_a_second_implementation(tmp_path, 0)
+
+
+@pytest.mark.parametrize(("operator", "wrong"), [("at_most", "<"), ("before", "<="), ("after", ">=")])
+def test_a_wrong_bound_is_found_out(operator: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_COMPARISONS, operator, wrong)
+    with pytest.raises(AssertionError):
+        test_every_operator_takes_whom_a_second_implementation_takes(tmp_path, 0)
+
+
+def test_a_hash_of_the_engine_instead_of_the_documented_one_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "share", lambda salt: f"(hash('{salt}' || user_id) % 1000 / 1000)")
+    with pytest.raises(AssertionError):
+        test_arms_are_drawn_by_the_documented_hash_within_binomial_bounds_and_independently(tmp_path)

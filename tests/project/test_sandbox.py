@@ -165,7 +165,7 @@ def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_
 
 def test_settings_of_the_utility_are_the_options_of_the_command() -> None:
     project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
-    (utility,) = project["plugins"]["utilities"]
+    (utility,) = [entry for entry in project["plugins"]["utilities"] if entry["name"] == "sandbox"]
     options = set(vars(serve.parser().parse_args(["serve"]))) - {"command"}
     assert {setting["name"] for setting in utility["settings"]} == options
     assert set(utility["commands"]) == {"serve"}

@@ -270,5 +270,6 @@ def test_any_order_of_good_and_bad_days() -> None:
 def test_a_channel_that_says_yes_and_does_nothing_is_found_out() -> None:
     """The broken double of the test above."""
     silent = patch.object(IngestClient, "write", lambda *_: None)
+    longer = settings(QUICK, max_examples=200)  # it ends with the first finding; few orders may happen to hold none
     with machine() as model, silent, pytest.raises(AssertionError):
-        run_state_machine_as_test(model, settings=QUICK)
+        run_state_machine_as_test(model, settings=longer)

@@ -1,0 +1,65 @@
+"""What all commands share: the settings, the ledger, the moment, the form of an answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from piano_engage_common.stops import ConfigRefused, NoInput, exits
+from singer_sdk.exceptions import ConfigValidationError
+
+from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.target import TargetRecurlyEngage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+LOGGER = logging.getLogger("recurly-engage")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+
+
+def settings_of(configs: tuple[str, ...]) -> Mapping[str, Any]:
+    """Read the target's settings from files, or from the environment for ``ENV``.
+
+    Raises:
+        ConfigRefused: a file cannot be read, or a setting cannot be used.
+    """
+    given: dict[str, Any] = {}
+    for path in (Path(one) for one in configs if one != "ENV"):
+        try:
+            given |= json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            msg = f"--config {path}: cannot be read as JSON ({e})."
+            raise ConfigRefused(msg) from e
+    try:
+        return TargetRecurlyEngage(config=given, parse_env_config="ENV" in configs).config
+    except ConfigValidationError as e:
+        raise ConfigRefused("; ".join(e.errors)) from e
+
+
+@contextmanager
+def open_ledger(config: Mapping[str, Any]) -> Iterator[Ledger]:
+    """Open the ledger for the ``with`` block; what ends it becomes a message and an exit code."""
+    path = Path(config["ledger"])
+    with exits(LOGGER):
+        if not path.is_file():
+            msg = f"ledger: there is none at {path} yet. The first run of the target makes it."
+            raise NoInput(msg)
+        with closing(Ledger(path, memory_limit=config["memory_limit"])) as ledger:
+            yield ledger
+
+
+def now_of(config: Mapping[str, Any]) -> str:
+    """Give the moment that counts as now, as ISO 8601."""
+    return str(config.get("as_of") or datetime.now(tz=UTC).isoformat())
+
+
+def json_of(answer: object) -> str:
+    """Write an answer as JSON."""
+    return json.dumps(answer, indent=2, ensure_ascii=False)

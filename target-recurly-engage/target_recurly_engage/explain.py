@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.erase import receipt_of
 from target_recurly_engage.manifest import description
 from target_recurly_engage.segments import member
 from target_recurly_engage.traits import TRAITS
@@ -40,8 +41,9 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
 
     Returns:
         ``subscriptions`` (the primary one first, each with the criteria of the rule and whether it counts),
-        ``decided_by``, ``traits`` (value, told value, what it is, how it is made), ``segments``, ``sent`` and
-        ``rejected``.
+        ``decided_by``, ``traits`` (value, told value, what it is, how it is made), ``segments``, ``sent``,
+        ``rejected``, ``invalid`` (values that cannot be sent), ``api`` (what Piano's API said of his subscriptions) and
+        ``erased`` (the receipt, of a reader who was erased).
     """
     shadows = ["subscriptions", *(stream.table for stream in contract.users if ledger.columns(stream.table))]
     keys = {stream.table: name(stream.user_id) for stream in contract.users}
@@ -62,6 +64,11 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
             "segments": _segments(ledger, contract),
             "sent": _sent(ledger, user_id),
             "rejected": _rejected(ledger, user_id),
+            "invalid": dict(
+                ledger.connection.execute("SELECT trait, reason FROM invalid WHERE user_id = ?", [user_id]).fetchall()
+            ),
+            "api": _api(ledger, user_id),
+            "erased": receipt_of(ledger, user_id),
         }
     finally:
         forget_desired(ledger)
@@ -152,10 +159,25 @@ def _rejected(ledger: Ledger, user_id: str) -> dict[str, Any] | None:
     return dict(zip(names, rows[0], strict=True)) if rows else None
 
 
+def _api(ledger: Ledger, user_id: str) -> list[dict[str, Any]]:
+    columns = ("subscription_id", "api_status", "auto_renew::VARCHAR", "end_date::VARCHAR", "read_at::VARCHAR")
+    rows = ledger.connection.execute(
+        f"SELECT {', '.join(columns)} FROM api_subscriptions WHERE user_id = ? ORDER BY subscription_id", [user_id]
+    ).fetchall()
+    names = [column.removesuffix("::VARCHAR") for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
     """Put an explanation into words, of one *trait* or of all."""
-    if not found["subscriptions"] and not any(one["told"] for one in found["traits"].values()):
-        yield f"{found['user_id']}: the ledger knows no such reader"
+    if found["erased"]:
+        yield "{user}: erased on {requested_at}, {status}; {answer}".format(
+            user=found["user_id"], **{"answer": "Engage was told nothing of him"} | found["erased"]
+        )
+    nothing = not found["subscriptions"] and not any(one["told"] for one in found["traits"].values())
+    if nothing and not found["rejected"]:
+        if not found["erased"]:
+            yield f"{found['user_id']}: the ledger knows no such reader"
         return
     yield f"{found['user_id']}: {len(found['subscriptions'])} subscription(s), the first is the primary one"
     for one in found["subscriptions"]:
@@ -163,6 +185,9 @@ def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
         yield "      " + ", ".join(
             f"{criterion} {value}" for criterion, value in one["criteria"].items() if not criterion.endswith(_IN_ROW)
         )
+    for one in found["api"]:
+        renews = {"true": ", renews", "false": ", does not renew"}.get(one["auto_renew"], "")
+        yield f"  Piano's API on {one['read_at']}: {one['subscription_id']} {one['api_status']}{renews}"
     yield from _words_of_history(found)
     yield from _words_of_values(found, trait)
 
@@ -189,6 +214,9 @@ def _words_of_values(found: dict[str, Any], trait: str | None) -> Iterator[str]:
         if trait == name_:
             yield f"    {one['meaning']}"
             yield f"    made of: {one['made_of']}"
+    for trait_, reason in found["invalid"].items():
+        if trait in {None, trait_}:
+            yield f"  {trait_} cannot be sent, and counts as absent: {reason}"
     for segment, one in found["segments"].items():
         if one["matches"] and trait is None:
             yield f"  in {segment}" + (", but held back or outranked" if one["held_back_or_outranked"] else "")

@@ -13,12 +13,9 @@ while a file with his last traits may not have been read, the next run clears an
 
 from __future__ import annotations
 
-import html
 import json
-import re
 import uuid
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
@@ -27,10 +24,12 @@ from piano_engage_common.stops import NoInput, storage_errors
 from target_recurly_engage.delivery.choice import clearing_of
 from target_recurly_engage.erased import any_erased, digest_of, is_erased
 from target_recurly_engage.plan import told_traits
+from target_recurly_engage.traces import scrub
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from piano_engage_common.progress import Progress
 
@@ -44,7 +43,7 @@ FORGOTTEN: Final = "forgotten"
 DONE: Final = "done"
 
 _WHAT: Final = "SHA-256 of the ledger's own random salt and the reader's id"
-_TABLES: Final = ("subscriptions", "api_subscriptions", "rejects", "invalid", "overtaken")
+_USER: Final = "user_id"
 
 
 class Erasure:
@@ -87,7 +86,9 @@ class Erasure:
         if status_of(self._ledger, self._user_id) is None:
             self.mark()
         if status_of(self._ledger, self._user_id) == CLEARING:
-            if not _is_cleared(self._ledger, self._contract, self._user_id):
+            if _is_cleared(self._ledger, self._contract, self._user_id):
+                self._note_cleared_before()
+            else:
                 self.clear()
             if _is_cleared(self._ledger, self._contract, self._user_id):
                 self.forget()
@@ -105,7 +106,7 @@ class Erasure:
         if not any(known.values()):
             msg = f"{self._user_id}: the ledger knows no such reader. Nothing was sent; check the id, or the ledger."
             raise NoInput(msg)
-        _scrub(ledger, self._config, [self._user_id, *_subscriptions(ledger, self._user_id)])
+        scrub(ledger, self._config, [self._user_id, *_subscriptions(ledger, self._user_id)])
         receipt = {
             "status": CLEARING,
             "hash": _WHAT,
@@ -148,18 +149,23 @@ class Erasure:
             done = delivery.deliver(f"erase-{delivery_id[:8]}", delivery_id)
         finally:
             execute("DROP TABLE IF EXISTS plan")
-        if done is None or done.held:
-            self._note(answer="waits: a file with his last traits counts as unread; the first run after that clears")
-        elif done.rejected:
+        if done is not None and done.acknowledged:
+            self._note(answer="taken", channel="ingest", cleared_at=_now())
+        elif done is not None and done.rejected:
             ((status,),) = execute("SELECT max(status) FROM rejects WHERE user_id = ?", [self._user_id]).fetchall()
             self._note(answer=f"Engage rejected it with {status}; runs try again", channel="ingest")
         else:
-            self._note(answer="taken", channel="ingest", cleared_at=_now())
+            self._note(answer="waits: a file with his last traits counts as unread; the first run after that clears")
 
     def forget(self) -> None:
         """Let what Engage was told of him leave the ledger; it must have acknowledged the clearing values."""
-        _scrub(self._ledger, self._config, [self._user_id])
+        scrub(self._ledger, self._config, [self._user_id])
         _forget_told(self._ledger, self._contract, self._user_id)
+
+    def _note_cleared_before(self) -> None:
+        receipt = receipt_of(self._ledger, self._user_id) or {}
+        if receipt["cleared"] and not receipt.get("cleared_at"):
+            self._note(answer="acknowledged before", cleared_at=_now())
 
     def _note(self, **facts: str) -> None:
         _note(self._ledger, digest_of(self._ledger, self._user_id), **facts)
@@ -203,7 +209,7 @@ def forget_cleared(ledger: Ledger, contract: Contract, config: Mapping[str, Any]
         ).fetchall() or [(None,)]
         digest = digest_of(ledger, user_id)
         _note(ledger, digest, answer="acknowledged by a run", channel=str(channel), cleared_at=_now())
-        _scrub(ledger, config, [user_id])
+        scrub(ledger, config, [user_id])
         _forget_told(ledger, contract, user_id)
 
 
@@ -262,16 +268,6 @@ def write_receipt(runs: Path, receipt: Mapping[str, Any]) -> Path:
     return path
 
 
-def naming_files(ledger: Ledger, config: Mapping[str, Any], user_id: str) -> list[Path]:
-    """List the CSVs in the output folder that name a reader; they are somebody else's to remove."""
-    found = []
-    for path in sorted(Path(config["output_path"]).glob("*.csv")):
-        source = f"read_csv({text(str(path))}, header = true, all_varchar = true, ignore_errors = true)"
-        if ledger.count(f"SELECT count(*) FROM {source} WHERE user_id = ?", user_id):
-            found.append(path)
-    return found
-
-
 def _note(ledger: Ledger, digest: str, **facts: str) -> None:
     ((receipt,),) = ledger.connection.execute("SELECT receipt FROM erased WHERE digest = ?", [digest]).fetchall()
     noted = json.loads(receipt) | facts
@@ -284,15 +280,24 @@ def _note(ledger: Ledger, digest: str, **facts: str) -> None:
 
 
 def _places(ledger: Ledger, contract: Contract) -> Iterator[tuple[str, str]]:
-    """List tables, quoted where need be, with the SQL that finds a reader's rows; its one parameter is the id."""
-    for table in ("delivered", *_TABLES):
-        yield table, "user_id = ?"
+    """List the tables of readers, quoted, with the SQL that finds a reader's rows; its one parameter is the id."""
     keys = {stream.table: name(stream.user_id) for stream in contract.users}
-    for table in (name(one) for one in ledger.tables() if one.startswith("users_")):
+    for table in map(name, ledger.tables()):
+        columns = ledger.columns(table)
         if table in keys:
             yield table, f"{keys[table]} = ?"
-        else:  # of a stream that has left the settings nobody knows which column names the reader
-            yield table, f"list_contains([{', '.join(map(name, ledger.columns(table)))}], ?)"
+        elif _USER in columns:
+            yield table, f"{_USER} = ?"
+        elif table.startswith('"users_'):  # of a stream that has left the settings: nobody knows which names the reader
+            yield table, f"list_contains([{', '.join(map(name, columns))}], ?)"
+
+
+def _mentions(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """List tables that are not of readers, and their columns, quoted, that name one beside something else."""
+    for table in ledger.tables():
+        columns = ledger.columns(name(table))
+        if _USER not in columns and not table.startswith("users_"):
+            yield from ((name(table), name(one)) for one in columns if one.endswith(_USER))
 
 
 def _crumbs(ledger: Ledger) -> list[str]:
@@ -302,8 +307,10 @@ def _crumbs(ledger: Ledger) -> list[str]:
 
 def _forget(ledger: Ledger, contract: Contract, user_id: str, *, but: str = "") -> None:
     for table, ours in _places(ledger, contract):
-        if table != but:
+        if table != name(but):
             ledger.connection.execute(f"DELETE FROM {table} WHERE {ours}", [user_id])
+    for table, column in _mentions(ledger):
+        ledger.connection.execute(f"UPDATE {table} SET {column} = NULL WHERE {column} = ?", [user_id])
 
 
 def _forget_told(ledger: Ledger, contract: Contract, user_id: str) -> None:
@@ -334,24 +341,6 @@ def _subscriptions(ledger: Ledger, user_id: str) -> list[str]:
     tables = ("subscriptions", "api_subscriptions")
     rows = [ledger.connection.execute(query.format(table), [user_id]).fetchall() for table in tables]
     return sorted({str(one) for found in rows for (one,) in found if one})
-
-
-def _scrub(ledger: Ledger, config: Mapping[str, Any], words: Iterable[str]) -> None:
-    """Take *words* out of what was told of runs: a message, or Engage's reason, may have named a reader."""
-    spelled = {form for word in words for form in (word, json.dumps(word)[1:-1], html.escape(word))}
-    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(spelled, key=len, reverse=True)))})(?![\w-])")
-    for run_id, summary in ledger.connection.execute("SELECT run_id, summary FROM runs").fetchall():
-        if summary and pattern.search(summary):
-            scrubbed = pattern.sub("[erased]", summary)
-            ledger.connection.execute("UPDATE runs SET summary = ? WHERE run_id = ?", [scrubbed, run_id])
-    runs = Path(config["runs_path"])
-    for path in (*runs.glob("*.json"), *runs.glob("*.html")):
-        with storage_errors(f"writing {path}"):
-            told = path.read_text(encoding="utf-8")
-            if pattern.search(told):
-                part = path.with_suffix(".part")
-                part.write_text(pattern.sub("[erased]", told), encoding="utf-8")
-                part.replace(path)
 
 
 def _now() -> str:

@@ -234,12 +234,26 @@ class Intake:
                 self._check_columns(types, label)
                 values = ", ".join(f"{self._cast(column, kind)} AS {name(column)}" for column, kind in types.items())
                 load = f"INSERT INTO {self.table} BY NAME SELECT {values} FROM {source}"
-                ((rows,),) = connection.execute(load).fetchall()
+                ((rows,),) = connection.execute(load + self._leave_out_erased(source, types)).fetchall()
         except _READING as e:
             raise self._culprit(source, label) or _unreadable(label, e) from e
         except duckdb.IOException as e:
             raise _unreadable(label, e) from e
         self.rows += rows
+
+    def _leave_out_erased(self, source: str, types: Mapping[str, str]) -> str:
+        """Make the SQL that leaves out who was erased, for Piano's log may hold rows of him for long; count them.
+
+        They do not come into the file at all: it would keep their bytes.
+        """
+        if not any_erased(self._ledger):
+            return ""
+        reader = self._key[-1]
+        gone = is_erased(self._cast(reader, types[reader]))
+        erased = self._ledger.count(f"SELECT count(*) FROM {source} WHERE {gone}")
+        self.erased += erased
+        self.rows += erased
+        return f" WHERE NOT {gone}"
 
     def _repeats(self, source: str) -> bool:
         """Whether a subscription comes twice; asked where looking at one column costs little."""
@@ -315,7 +329,6 @@ class Intake:
         with storage_errors(f"writing {self._ledger.path}"):
             self._drop_blanks()
             self._drop_older_duplicates()
-            self._drop_erased()
         return all(snapshot.complete is not None for snapshot in self._snapshots.values())
 
     def _drop_blanks(self) -> None:
@@ -326,16 +339,10 @@ class Intake:
         """Of several rows of one key keep the one that came last, as Singer has it."""
         key = name(self._key[0])
         distinct = self._ledger.count(f"SELECT count(DISTINCT hash({key})) FROM {self.table}")
-        if distinct < self.rows - self.blank:
+        if distinct < self.rows - self.blank - self.erased:
             self._ledger.connection.execute(
                 f"DELETE FROM {self.table} WHERE rowid NOT IN (SELECT max(rowid) FROM {self.table} GROUP BY {key})"
             )
-
-    def _drop_erased(self) -> None:
-        """Leave out who was erased: Piano's log may hold rows of him for long."""
-        if any_erased(self._ledger):
-            reader = name(self._key[-1])
-            self.erased = self._ledger.count(f"DELETE FROM {self.table} WHERE {is_erased(reader)}")
 
     def _cast(self, column: str, kind: str, *, cast: str = "CAST") -> str:
         """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""

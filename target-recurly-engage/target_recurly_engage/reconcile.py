@@ -111,7 +111,7 @@ def _prepare(ledger: Ledger, contract: Contract) -> None:
     execute = ledger.connection.execute
     status = "coalesce(nullif(trim(api_status), ''), api_status_name)"
     log_word, api_word = canonical(word_of("subscription_status")), canonical(word_of(status))
-    term = "coalesce(term_id, term_name, '')"
+    term = "coalesce(nullif(term_id, ''), nullif(term_name, ''))"
     cells = f"subscription_id, user_id AS reader, {term} AS term, auto_renew, start_date"
     execute(f"""
         CREATE OR REPLACE TEMP TABLE sides AS

@@ -12,7 +12,8 @@ from piano_engage_common.stops import NoInput, PartlyRejected
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledger
 from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
-from target_recurly_engage.erase import DONE, Erasure, allow, close_erasures, naming_files, write_receipt
+from target_recurly_engage.erase import DONE, Erasure, allow, close_erasures, write_receipt
+from target_recurly_engage.traces import naming_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

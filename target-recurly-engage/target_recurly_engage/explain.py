@@ -52,7 +52,8 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
     """
     shadows = ["subscriptions", *(stream.table for stream in contract.users if ledger.columns(stream.table))]
     keys = {stream.table: name(stream.user_id) for stream in contract.users}
-    catalog = name(ledger.path.stem)
+    ((database,),) = ledger.connection.execute("SELECT current_database()").fetchall()
+    catalog = name(database)
     try:
         for table in shadows:  # for this connection, the tables hold this reader only
             ledger.connection.execute(

@@ -34,7 +34,7 @@ def scrub(ledger: Ledger, config: Mapping[str, Any], words: Sequence[str]) -> No
             ledger.connection.execute("UPDATE runs SET summary = ? WHERE run_id = ?", [json.dumps(scrubbed), run_id])
     for path in Path(config["runs_path"]).glob("*.json"):
         with storage_errors(f"writing {path}"):
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = _read(path)
             if (scrubbed := _without(told, pattern)) == told:
                 continue
             page = path.with_suffix(".html")
@@ -51,6 +51,15 @@ def naming_files(ledger: Ledger, config: Mapping[str, Any], user_id: str) -> lis
         if ledger.count(f"SELECT count(*) FROM {source} WHERE user_id = ?", user_id):
             found.append(path)
     return found
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - JSON
+    """Read a summary; what is none, in that folder, is a text to look through."""
+    content = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content
 
 
 def _pattern(words: Iterable[str]) -> re.Pattern[str]:

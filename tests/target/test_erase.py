@@ -198,6 +198,9 @@ def test_she_does_not_come_back_with_the_next_log_unless_she_is_let_in(server: S
     assert engage.summaries[-1]["erased_rows"] == 2 + 2 + 1
     assert held(server)["subscription_id"] == "none"
     check_nothing_is_left(engage)
+    assert engage.run(engage.batch(log_of(engage), "parquet", version=2)).code == 0
+    assert engage.summaries[-1]["erased_rows"] == 2
+    check_nothing_is_left(engage)
     assert "erased on" in ask(engage, "explain", "--user", ANN).output
     assert erase(engage, "--allow").exit_code == 0
     assert engage.run(messages(engage, 3)).code == 0
@@ -316,6 +319,8 @@ def test_killed_when_engage_has_cleared_and_the_ledger_does_not_know(server: Ser
     assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
     check_cleared(server, told)
     assert "delivered" in rows_of(engage, ANN)
+    for left in ("ledger.duckdb.fresh", "ledger.duckdb.fresh.wal"):
+        (engage.folder / left).write_bytes(b"half a copy")
     assert erase(engage).exit_code == 0
     check_cleared(server, told)
     check_nothing_is_left(engage)

@@ -40,7 +40,8 @@ def scrub(ledger: Ledger, config: Mapping[str, Any], words: Sequence[str]) -> No
             page = path.with_suffix(".html")
             if page.exists():  # the summary last, for it says that there is something to do
                 _replace(page, _pattern(map(html.escape, words)).sub(INSTEAD, page.read_text(encoding="utf-8")))
-            _replace(path, json.dumps(scrubbed, indent=2, ensure_ascii=False) + "\n")
+            written = scrubbed if isinstance(told, str) else json.dumps(scrubbed, indent=2, ensure_ascii=False) + "\n"
+            _replace(path, written)
 
 
 def naming_files(ledger: Ledger, config: Mapping[str, Any], user_id: str) -> list[Path]:

@@ -11,9 +11,10 @@ The tree of what a run stops for::
     ├── AccessRefused     77   a service lets this token or application do nothing, or not this
     ├── ConfigRefused     78   a setting cannot be used
     ├── BrakeApplied      80   a send was held back because it looks wrong
-    └── PartlyRejected    81   all was sent, and too much of it was rejected
+    ├── PartlyRejected    81   all was sent, and too much of it was rejected
+    └── SidesDiffer       82   what was compared is not alike; nothing was sent
 
-The numbers up to 78 are those of BSD's ``sysexits.h``. 80 and 81 are ours: no retry may follow 80. A process that a
+The numbers up to 78 are those of BSD's ``sysexits.h``. 80 to 82 are ours: no retry may follow 80. A process that a
 signal ended exits with 128 plus the signal's number.
 """
 
@@ -91,6 +92,12 @@ class PartlyRejected(RunStopped):
     """All was sent, and a service rejected more of it than may be."""
 
     exit_code = 81
+
+
+class SidesDiffer(RunStopped):
+    """What Piano holds, what its log told and what Engage was told are not alike."""
+
+    exit_code = 82
 
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

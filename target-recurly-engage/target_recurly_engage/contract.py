@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SUBSCRIPTIONS_ROLE: Final = "subscriptions"
 USERS_ROLE: Final = "users"
+RECONCILE_ROLE: Final = "reconcile"
 ALL: Final = "all"
 COMPUTED: Final = "computed"
 DAILY: Final = "daily"
@@ -141,6 +142,8 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
     """
     problems = Problems()
     streams = {stream: given for stream, given in config["streams"].items() if (given or {}).get("role") == USERS_ROLE}
+    if len(api := streams_of(config, RECONCILE_ROLE)) > 1:
+        problems.add("streams", f"one stream may have the role {RECONCILE_ROLE}, there are {' and '.join(api)}")
     own, formulas, sent = _own(config["traits"], problems)
     users = tuple(filter(None, (_users(stream, given, problems) for stream, given in sorted(streams.items()))))
     contract = Contract(
@@ -169,6 +172,11 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
         _check_names(contract, problems)
     problems.check()
     return contract
+
+
+def streams_of(config: Mapping[str, Any], role: str) -> list[str]:
+    """List the streams to which the settings give *role*."""
+    return sorted(stream for stream, given in config["streams"].items() if (given or {}).get("role") == role)
 
 
 def _segments(given: str | list[Any], problems: Problems) -> list[Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
 
+from target_recurly_engage.computed import STAGE_SQL, lives
 from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.erase import receipt_of
 from target_recurly_engage.manifest import description
 from target_recurly_engage.segments import member
 from target_recurly_engage.traits import TRAITS
@@ -26,6 +29,8 @@ _WORDS: Final = {
 """What the numbers of some criteria stand for; of the others the smaller one comes first."""
 _IN_ROW: Final = ("_start", "_end", "_id")
 """Ends of names of criteria that a person sees better in the row itself."""
+_NOT_READ: Final = frozenset({"subscription_id", "stage", "aid", "user_id"})
+"""Columns that are said otherwise."""
 _SHOWN: Final = ("subscription_id", "subscription_status", "term_name", "start_date", "access_expiration_date")
 
 
@@ -40,12 +45,15 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
 
     Returns:
         ``subscriptions`` (the primary one first, each with the criteria of the rule and whether it counts),
-        ``decided_by``, ``traits`` (value, told value, what it is, how it is made), ``segments``, ``sent`` and
-        ``rejected``.
+        ``decided_by``, ``traits`` (value, told value, what it is, how it is made; ``read`` says what a formula read of
+        which subscription), ``segments``, ``sent``,
+        ``rejected``, ``invalid`` (values that cannot be sent), ``api`` (what Piano's API said of his subscriptions) and
+        ``erased`` (the receipt, of a reader who was erased).
     """
     shadows = ["subscriptions", *(stream.table for stream in contract.users if ledger.columns(stream.table))]
     keys = {stream.table: name(stream.user_id) for stream in contract.users}
-    catalog = name(ledger.path.stem)
+    ((database,),) = ledger.connection.execute("SELECT current_database()").fetchall()
+    catalog = name(database)
     try:
         for table in shadows:  # for this connection, the tables hold this reader only
             ledger.connection.execute(
@@ -58,10 +66,15 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
             "user_id": user_id,
             "subscriptions": subscriptions,
             "decided_by": _decided_by(subscriptions),
-            "traits": _traits(ledger, contract, sources, user_id),
+            "traits": _traits(ledger, contract, sources, user_id, _read(ledger, contract, now)),
             "segments": _segments(ledger, contract),
             "sent": _sent(ledger, user_id),
             "rejected": _rejected(ledger, user_id),
+            "invalid": dict(
+                ledger.connection.execute("SELECT trait, reason FROM invalid WHERE user_id = ?", [user_id]).fetchall()
+            ),
+            "api": _api(ledger, user_id),
+            "erased": receipt_of(ledger, user_id),
         }
     finally:
         forget_desired(ledger)
@@ -99,9 +112,39 @@ def _decided_by(subscriptions: list[dict[str, Any]]) -> str | None:
     return str(next(criterion for criterion in counted[0] if counted[0][criterion] != counted[1][criterion]))
 
 
+def _read(ledger: Ledger, contract: Contract, now: str) -> dict[str, list[dict[str, str]]]:
+    """Give, by formula, what it read: of each subscription it looks at the id, and the columns that it names."""
+    if not contract.formulas:
+        return {}
+    tenure = any("days_added" in formula.sql for formula in contract.formulas)
+    source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=tenure)
+    asked = ledger.connection.execute(f"SELECT COLUMNS(*)::VARCHAR FROM ({source}) ORDER BY NOT is_primary, start_date")
+    columns = [column for column, *_ in asked.description or ()]
+    rows = [dict(zip(columns, row, strict=True)) for row in asked.fetchall()]
+    found = {}
+    for formula in contract.formulas:
+        named = set(re.findall(r"\w+", _in_full(formula.sql)))
+        shown = ["subscription_id", *(one for one in columns if one in named and one not in _NOT_READ)]
+        found[formula.name] = [
+            {one: row[one] for one in shown if row[one] is not None}
+            for row in rows
+            if formula.of_all or row["is_primary"] == "true"
+        ]
+    return found
+
+
+def _in_full(sql: str) -> str:
+    """Give a formula with what it calls ``stage``."""
+    return f"{sql}, where stage is {STAGE_SQL}" if re.search(r"\bstage\b", sql) else sql
+
+
 def _traits(
-    ledger: Ledger, contract: Contract, sources: tuple[Source, ...], user_id: str
-) -> dict[str, dict[str, str | None]]:
+    ledger: Ledger,
+    contract: Contract,
+    sources: tuple[Source, ...],
+    user_id: str,
+    read: dict[str, list[dict[str, str]]],
+) -> dict[str, dict[str, Any]]:
     told = dict(
         ledger.connection.execute("SELECT trait, value FROM delivered_traits WHERE user_id = ?", [user_id]).fetchall()
     )
@@ -118,7 +161,10 @@ def _traits(
                 "value": rows[0][i] if rows else wording.clear_value(trait) if trait.name in told else None,
                 "told": told.get(trait.name),
                 "meaning": description(trait, contract),
-                "made_of": formulas.get(trait.key) or (f"{trait.key} of {source.table.strip(chr(34))}"),
+                "made_of": _in_full(formulas[trait.key])
+                if trait.key in formulas
+                else f"{trait.key} of {source.table.strip(chr(34))}",
+                "read": read.get(trait.key, []),
             }
     return found
 
@@ -152,10 +198,25 @@ def _rejected(ledger: Ledger, user_id: str) -> dict[str, Any] | None:
     return dict(zip(names, rows[0], strict=True)) if rows else None
 
 
+def _api(ledger: Ledger, user_id: str) -> list[dict[str, Any]]:
+    columns = ("subscription_id", "api_status", "auto_renew::VARCHAR", "end_date::VARCHAR", "read_at::VARCHAR")
+    rows = ledger.connection.execute(
+        f"SELECT {', '.join(columns)} FROM api_subscriptions WHERE user_id = ? ORDER BY subscription_id", [user_id]
+    ).fetchall()
+    names = [column.removesuffix("::VARCHAR") for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
     """Put an explanation into words, of one *trait* or of all."""
-    if not found["subscriptions"] and not any(one["told"] for one in found["traits"].values()):
-        yield f"{found['user_id']}: the ledger knows no such reader"
+    if found["erased"]:
+        yield "{user}: erased on {requested_at}, {status}; {answer}".format(
+            user=found["user_id"], **{"answer": "Engage was told nothing of him"} | found["erased"]
+        )
+    nothing = not found["subscriptions"] and not any(one["told"] for one in found["traits"].values())
+    if nothing and not found["rejected"]:
+        if not found["erased"]:
+            yield f"{found['user_id']}: the ledger knows no such reader"
         return
     yield f"{found['user_id']}: {len(found['subscriptions'])} subscription(s), the first is the primary one"
     for one in found["subscriptions"]:
@@ -163,6 +224,9 @@ def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
         yield "      " + ", ".join(
             f"{criterion} {value}" for criterion, value in one["criteria"].items() if not criterion.endswith(_IN_ROW)
         )
+    for one in found["api"]:
+        renews = {"true": ", renews", "false": ", does not renew"}.get(one["auto_renew"], "")
+        yield f"  Piano's API on {one['read_at']}: {one['subscription_id']} {one['api_status']}{renews}"
     yield from _words_of_history(found)
     yield from _words_of_values(found, trait)
 
@@ -188,7 +252,12 @@ def _words_of_values(found: dict[str, Any], trait: str | None) -> Iterator[str]:
             yield f"  {name_}: {change}"
         if trait == name_:
             yield f"    {one['meaning']}"
-            yield f"    made of: {one['made_of']}"
+            yield "    made of: " + one["made_of"].replace("\n", "\n      ")
+            for row in one["read"]:
+                yield "    read: " + ", ".join(f"{column} {value}" for column, value in row.items())
+    for trait_, reason in found["invalid"].items():
+        if trait in {None, trait_}:
+            yield f"  {trait_} cannot be sent, and counts as absent: {reason}"
     for segment, one in found["segments"].items():
         if one["matches"] and trait is None:
             yield f"  in {segment}" + (", but held back or outranked" if one["held_back_or_outranked"] else "")

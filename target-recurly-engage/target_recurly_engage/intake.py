@@ -17,6 +17,7 @@ from piano_engage_common.duck import name, text
 from piano_engage_common.stops import ConfigRefused, InputRefused, storage_errors
 from typing_extensions import override
 
+from target_recurly_engage.erased import any_erased, is_erased
 from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind, blank_is_null
 
 if TYPE_CHECKING:
@@ -36,6 +37,14 @@ _TYPES = {
     "modify_time": "TIMESTAMP WITH TIME ZONE",
 }
 
+_API_TYPES = {
+    **dict.fromkeys(
+        ("aid", "subscription_id", "user_id", "api_status", "api_status_name", "term_id", "term_name"), "VARCHAR"
+    ),
+    "auto_renew": SQL_TYPES[Kind.BOOLEAN],
+    **dict.fromkeys(("start_date", "end_date", "read_at"), SQL_TYPES[Kind.DATE]),
+}
+
 _GZIP = b"\x1f\x8b"
 _READING = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException)
 
@@ -47,17 +56,27 @@ class Intake:
         ledger: where they are collected.
         table: the table, which is made anew: what a crashed run collected comes again, for its STATE never went out.
         types: SQL types of the properties that are kept.
-        key: properties without which a row counts as blank; the first one tells rows apart.
+        key: properties without which a row counts as blank; the first one tells rows apart, the last one names the
+            reader.
         role: for messages.
+        temporary: the table is this connection's own, and leaves no trace in the ledger.
 
     Attributes:
         rows: rows that came.
         blank: of these, rows that lack a key; they are left out.
+        erased: of these, rows of readers who were erased; they are left out as well.
         columns: properties that came.
     """
 
     def __init__(
-        self, ledger: Ledger, *, table: str, types: Mapping[str, str], key: tuple[str, ...], role: str
+        self,
+        ledger: Ledger,
+        *,
+        table: str,
+        types: Mapping[str, str],
+        key: tuple[str, ...],
+        role: str,
+        temporary: bool = False,
     ) -> None:
         """Make the table."""
         self._ledger = ledger
@@ -71,9 +90,10 @@ class Intake:
         self._snapshots: dict[str, _Snapshot] = {}
         self.rows = 0
         self.blank = 0
+        self.erased = 0
         self.columns: set[str] = set()
         columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
-        ledger.connection.execute(f"CREATE OR REPLACE TABLE {self.table} ({columns})")
+        ledger.connection.execute(f"CREATE OR REPLACE {'TEMP ' * temporary}TABLE {self.table} ({columns})")
 
     def expect(self, stream: str, schema: dict[str, Any]) -> None:
         """Check once what the stream promises to bring.
@@ -107,10 +127,56 @@ class Intake:
             return
         self._file.close()
         self._file, self._waiting = None, 0
-        record = ", ".join(f"{name(column)} VARCHAR" for column in sorted(self.columns))
-        columns = f"{{record: {text(f'STRUCT({record})')}}}"
+        columns = f"{{record: {text(self._record)}}}"
         self._load(f"(SELECT unnest(record) FROM {_read_json(self._lines, columns)})", "RECORD messages")
         self._lines.unlink()
+
+    @property
+    def _record(self) -> str:
+        """The SQL type of a record of which all properties that are promised are text."""
+        return f"STRUCT({', '.join(f'{name(column)} VARCHAR' for column in sorted(self.columns))})"
+
+    def take_messages(self, path: Path, stream: str) -> None:
+        """Load the RECORD messages of *stream* from a file of Singer messages.
+
+        Raises:
+            InputRefused: it holds what cannot be read, or rows in BATCH files.
+        """
+        for schema in self._schemas(path, stream):
+            self.expect(stream, schema)
+        columns = f"{{type: 'VARCHAR', stream: 'VARCHAR', version: 'BIGINT', record: {text(self._record)}}}"
+        ours = f"{_read_json(path, columns)} WHERE stream = {text(stream)}"
+        try:
+            kinds = dict(
+                self._ledger.connection.execute(f"SELECT type, max(version) FROM {ours} GROUP BY 1").fetchall()
+            )
+        except duckdb.Error as e:
+            raise _unreadable(stream, e) from e
+        if "BATCH" in kinds:
+            msg = f"stream {stream!r} comes in BATCH files. Let the tap write RECORD messages here (no batch_config)."
+            raise InputRefused(msg)
+        self.note_version(stream, kinds.get("RECORD"))
+        if kinds.get("ACTIVATE_VERSION") is not None:
+            self.complete(stream, kinds["ACTIVATE_VERSION"])
+        self._load(f"(SELECT unnest(record) FROM {ours} AND type = 'RECORD')", f"stream {stream!r}")
+
+    def _schemas(self, path: Path, stream: str) -> list[dict[str, Any]]:
+        """Read what the SCHEMA messages of *stream* promise; there must be one."""
+        source = _read_json(path, "{type: 'VARCHAR', stream: 'VARCHAR', schema: 'JSON'}")
+        try:
+            found = self._ledger.connection.execute(
+                f"SELECT stream, schema FROM {source} WHERE type = 'SCHEMA'"
+            ).fetchall()
+        except duckdb.Error as e:
+            raise _unreadable(stream, e) from e
+        if stream not in {one for one, _ in found}:
+            others = ", ".join(sorted({one for one, _ in found})) or "none at all"
+            msg = (
+                f"no SCHEMA of stream {stream!r} came; of other streams: {others}. "
+                "See the tap's own message, or name another --stream."
+            )
+            raise InputRefused(msg)
+        return [json.loads(schema) for one, schema in found if one == stream]
 
     # BATCH
 
@@ -168,12 +234,26 @@ class Intake:
                 self._check_columns(types, label)
                 values = ", ".join(f"{self._cast(column, kind)} AS {name(column)}" for column, kind in types.items())
                 load = f"INSERT INTO {self.table} BY NAME SELECT {values} FROM {source}"
-                ((rows,),) = connection.execute(load).fetchall()
+                ((rows,),) = connection.execute(load + self._leave_out_erased(source, types)).fetchall()
         except _READING as e:
             raise self._culprit(source, label) or _unreadable(label, e) from e
         except duckdb.IOException as e:
             raise _unreadable(label, e) from e
         self.rows += rows
+
+    def _leave_out_erased(self, source: str, types: Mapping[str, str]) -> str:
+        """Make the SQL that leaves out who was erased, for Piano's log may hold rows of him for long; count them.
+
+        They do not come into the file at all: it would keep their bytes.
+        """
+        if not any_erased(self._ledger):
+            return ""
+        reader = self._key[-1]
+        gone = is_erased(self._cast(reader, types[reader]))
+        erased = self._ledger.count(f"SELECT count(*) FROM {source} WHERE {gone}")
+        self.erased += erased
+        self.rows += erased
+        return f" WHERE NOT {gone}"
 
     def _repeats(self, source: str) -> bool:
         """Whether a subscription comes twice; asked where looking at one column costs little."""
@@ -259,7 +339,7 @@ class Intake:
         """Of several rows of one key keep the one that came last, as Singer has it."""
         key = name(self._key[0])
         distinct = self._ledger.count(f"SELECT count(DISTINCT hash({key})) FROM {self.table}")
-        if distinct < self.rows - self.blank:
+        if distinct < self.rows - self.blank - self.erased:
             self._ledger.connection.execute(
                 f"DELETE FROM {self.table} WHERE rowid NOT IN (SELECT max(rowid) FROM {self.table} GROUP BY {key})"
             )
@@ -292,21 +372,48 @@ class SubscriptionsIntake(Intake):
     @override
     def finish(self) -> bool:
         complete = super().finish()
-        self._check_application()
+        _check_application(self._ledger, self.table)
         return complete
 
-    def _check_application(self) -> None:
-        """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns."""
-        found = self._ledger.connection.execute(
-            "SELECT aid FROM incoming UNION SELECT aid FROM subscriptions ORDER BY aid"
-        ).fetchall()
-        aids = [aid for (aid,) in found if aid is not None]
-        if len(aids) > 1:
-            msg = (
-                f"one ledger serves one application, but subscriptions of {' and '.join(aids[:3])} meet in "
-                f"{self._ledger.path}. Nothing was sent; give each application a ledger and an output of its own."
-            )
-            raise ConfigRefused(msg)
+
+class ApiIntake(Intake):
+    """Collects what Piano's API says of subscriptions, which is only compared.
+
+    Args:
+        ledger: where they are collected.
+        temporary: they come from outside a run: the table shadows that of the ledger.
+    """
+
+    def __init__(self, ledger: Ledger, *, temporary: bool = False) -> None:
+        """Collect into a table that no stream of users can have."""
+        super().__init__(
+            ledger,
+            table="api_subscriptions" if temporary else "incoming_api subscriptions",
+            types=_API_TYPES,
+            key=("subscription_id", "user_id"),
+            role="reconcile",
+            temporary=temporary,
+        )
+
+    @override
+    def finish(self) -> bool:
+        complete = super().finish()
+        _check_application(self._ledger, self.table)
+        return complete
+
+
+def _check_application(ledger: Ledger, table: str) -> None:
+    """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns."""
+    found = ledger.connection.execute(
+        f"SELECT aid FROM {table} UNION SELECT aid FROM subscriptions ORDER BY aid"
+    ).fetchall()
+    aids = [aid for (aid,) in found if aid is not None]
+    if len(aids) > 1:
+        msg = (
+            f"one ledger serves one application, but subscriptions of {' and '.join(aids[:3])} meet in "
+            f"{ledger.path}. Nothing was sent; give each application a ledger and an output of its own."
+        )
+        raise ConfigRefused(msg)
 
 
 class UsersIntake(Intake):

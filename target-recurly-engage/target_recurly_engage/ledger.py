@@ -6,6 +6,7 @@ them. One run at a time holds the file; DuckDB sees to that.
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -99,6 +100,29 @@ MIGRATIONS: tuple[str, ...] = (
         finished_at TIMESTAMP WITH TIME ZONE
     );
     ALTER TABLE rejects ADD COLUMN fingerprint UBIGINT;
+    """,
+    # 5: what Piano's API says of subscriptions, for comparison only; readers who were erased, by a salted hash
+    """
+    CREATE TABLE api_subscriptions (
+        aid VARCHAR,
+        subscription_id VARCHAR,
+        user_id VARCHAR,
+        api_status VARCHAR,
+        api_status_name VARCHAR,
+        auto_renew BOOLEAN,
+        start_date TIMESTAMP WITH TIME ZONE,
+        end_date TIMESTAMP WITH TIME ZONE,
+        term_id VARCHAR,
+        term_name VARCHAR,
+        read_at TIMESTAMP WITH TIME ZONE
+    );
+    CREATE TABLE salt (salt VARCHAR NOT NULL);
+    CREATE TABLE erased (
+        digest VARCHAR NOT NULL,
+        status VARCHAR NOT NULL,
+        requested_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        receipt JSON NOT NULL
+    );
     """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
@@ -275,6 +299,37 @@ class Ledger:
         for table in self.tables():
             if table == "incoming" or table.startswith("incoming_"):
                 self.connection.execute(f"DROP TABLE {name(table)}")
+
+    def close_afresh(self, *changes: tuple[str, list[object]]) -> None:
+        """Close the file as a copy of itself that holds no byte of a row that was deleted.
+
+        DuckDB leaves the bytes of deleted rows where they are until it needs the room. The copy takes the file's place
+        at once or not at all.
+
+        Args:
+            changes: statements, with parameters, that are executed in the copy only; it is called ``fresh`` there.
+
+        Raises:
+            StorageFailed: there is no room for a copy; the file is as it was.
+        """
+        path = self.path.resolve()
+        fresh = path.with_name(f"{path.name}.fresh")
+        execute = self.connection.execute
+        with storage_errors(f"writing {fresh}"):
+            for left in (fresh, fresh.with_name(f"{fresh.name}.wal")):
+                left.unlink(missing_ok=True)
+            execute("CHECKPOINT")
+            ((current,),) = execute("SELECT current_database()").fetchall()
+            execute(f"ATTACH {text(str(fresh))} AS fresh")
+            execute(f"COPY FROM DATABASE {name(current)} TO fresh")
+            for statement, parameters in changes:
+                execute(statement, parameters)
+            execute("DETACH fresh")
+            shutil.copymode(path, fresh)
+            with fresh.open("rb") as file:
+                os.fsync(file.fileno())
+            fresh.replace(path)  # while the old file is still held, so that nobody writes into it meanwhile
+        self.close()
 
     def close(self) -> None:
         """Close the file and remove what was worked with beside it."""

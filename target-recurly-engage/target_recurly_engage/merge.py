@@ -61,6 +61,27 @@ def _add_to_subscriptions(execute: Callable[[str], object]) -> None:
     execute("DROP TABLE incoming")
 
 
+def merge_api(ledger: Ledger, incoming: str, *, complete: bool) -> Merge:
+    """Bring ``api_subscriptions`` up to date with the rows that came; to be called inside a transaction.
+
+    Args:
+        ledger: the ledger.
+        incoming: name, quoted, of the table they came into.
+        complete: they are all there are, so what they lack has vanished.
+    """
+    execute = ledger.connection.execute
+    before = ledger.count("SELECT count(*) FROM api_subscriptions")
+    came = ledger.count(f"SELECT count(*) FROM {incoming}")
+    gone = f"api_subscriptions ANTI JOIN {incoming} USING (subscription_id)"
+    vanished = ledger.count(f"SELECT count(*) FROM {gone}") if complete else 0
+    if not complete:
+        execute(f"INSERT INTO {incoming} BY NAME FROM {gone}")
+    execute("DROP TABLE api_subscriptions")
+    execute(f"ALTER TABLE {incoming} RENAME TO api_subscriptions")
+    after = ledger.count("SELECT count(*) FROM api_subscriptions")
+    return Merge(before=before, after=after, came=came, vanished=vanished)
+
+
 def merge_users(ledger: Ledger, stream: UsersStream, incoming: str, *, complete: bool) -> Merge:
     """Bring the table of a stream of users up to date with the rows that came; to be called inside a transaction.
 

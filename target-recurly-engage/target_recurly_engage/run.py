@@ -21,9 +21,10 @@ from target_recurly_engage.contract import contract_of, kinds_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
-from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
+from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
+from target_recurly_engage.intake import ApiIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
-from target_recurly_engage.merge import merge, merge_users
+from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.plan import Ageing, make_plan
 from target_recurly_engage.preview import sizes
 from target_recurly_engage.shown import shown, words_of
@@ -88,6 +89,7 @@ class Run:
         self._ledger.start_run(self.summary.run_id, started_at)
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
+        self._api: ApiIntake | None = None
 
     # Taking in
 
@@ -105,6 +107,11 @@ class Run:
             self._users[stream] = UsersIntake(self._ledger, self._contract.stream(stream))
         return self._users[stream]
 
+    def api(self) -> Intake:
+        """Give what collects Piano's API list of subscriptions, which is only compared."""
+        self._api = self._api or ApiIntake(self._ledger)
+        return self._api
+
     # Delivering
 
     def finish(self) -> None:
@@ -120,15 +127,20 @@ class Run:
         complete = {intake: intake.finish() for intake in intakes}
         self.summary.rows = sum(intake.rows for intake in intakes)
         self.summary.rejected = sum(intake.blank for intake in intakes)
+        api_complete = self._api.finish() if self._api else False
+        self.summary.erased = sum(intake.erased for intake in (*intakes, *([self._api] if self._api else [])))
         delivery_id = uuid.uuid4().hex
         with storage_errors(f"working on {self._ledger.path}"):
             with self._ledger.trial() if self._dry else self._ledger.transaction():
+                if self._api:
+                    self.summary.api = merge_api(self._ledger, self._api.table, complete=api_complete)
                 self._make_plan(complete, delivery_id)
                 if self._dry:
                     self._show()
                     return
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
+            forget_cleared(self._ledger, self._contract, self._config)
         if isinstance(delivered, Requests):
             self._tell(delivered)
         elif delivered:
@@ -178,6 +190,7 @@ class Run:
             self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
         for intake in self._users.values():
             self._merge_users(intake, complete=complete[intake])
+        reopen_overtaken(self._ledger, clock)
         for trait, why in self._contract.clashes().items():
             self._logger.warning("%s: %s; rename it with trait_names, or leave it out", trait, why)
         self._warn_of_unknown_words()
@@ -283,6 +296,7 @@ class Run:
                         now = datetime.fromisoformat(self._now) if self._now else self.summary.started_at
                         now = now if now.tzinfo else now.replace(tzinfo=UTC)  # as the ledger takes it
                         report.write(path.with_suffix(".html"), self.summary, self._ledger, self._contract, now=now)
+                close_erasures(self._ledger, self._runs)
         except (RunStopped, duckdb.Error) as e:
             if message is None:
                 raise

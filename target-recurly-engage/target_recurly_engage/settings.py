@@ -10,7 +10,15 @@ from piano_engage_common.given import check_memory_limit, check_zone
 from piano_engage_common.stops import ConfigRefused
 from singer_sdk import typing as th
 
-from target_recurly_engage.contract import ALL, COMPUTED, LIST, SUBSCRIPTIONS_ROLE, USERS_ROLE, contract_of
+from target_recurly_engage.contract import (
+    ALL,
+    COMPUTED,
+    LIST,
+    RECONCILE_ROLE,
+    SUBSCRIPTIONS_ROLE,
+    USERS_ROLE,
+    contract_of,
+)
 from target_recurly_engage.primary import DEFAULT_ORDER
 from target_recurly_engage.traits import Kind
 
@@ -356,7 +364,12 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         "streams",
         th.ObjectType(
             additional_properties=th.ObjectType(
-                th.Property("role", th.StringType, required=True, allowed_values=[SUBSCRIPTIONS_ROLE, USERS_ROLE]),
+                th.Property(
+                    "role",
+                    th.StringType,
+                    required=True,
+                    allowed_values=[SUBSCRIPTIONS_ROLE, USERS_ROLE, RECONCILE_ROLE],
+                ),
                 th.Property("user_id", th.StringType(min_length=1)),
                 th.Property(
                     "traits",
@@ -381,7 +394,8 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         description=(
             "What each stream holds. The role `subscriptions` is Piano's log; the role `users` is any stream with "
             "one row a reader: `user_id` names the property with his id, `traits` lists the properties that are sent, "
-            "as names or as `{name, type}`. Other streams are left alone."
+            "as names or as `{name, type}`; the role `reconcile` is Piano's API list of subscriptions, which is only "
+            "compared (`recurly-engage reconcile`). Other streams are left alone."
         ),
     ),
     th.Property(

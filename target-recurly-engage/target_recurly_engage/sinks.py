@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from singer_sdk.sinks import Sink
 from typing_extensions import override
 
-from target_recurly_engage.contract import SUBSCRIPTIONS_ROLE, USERS_ROLE
+from target_recurly_engage.contract import RECONCILE_ROLE, SUBSCRIPTIONS_ROLE, USERS_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +88,14 @@ class UsersSink(TakenInSink):
         return run.users(self.stream_name, schema)
 
 
+class ReconcileSink(TakenInSink):
+    """For a stream with the role ``reconcile``."""
+
+    @override
+    def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
+        return run.api()
+
+
 class LeftAloneSink(Sink):
     """Takes what nobody asked for, and leaves it alone."""
 
@@ -112,5 +120,9 @@ class LeftAloneSink(Sink):
         """Nothing was kept."""
 
 
-SINKS: Final[dict[str, type[TakenInSink]]] = {SUBSCRIPTIONS_ROLE: SubscriptionsSink, USERS_ROLE: UsersSink}
+SINKS: Final[dict[str, type[TakenInSink]]] = {
+    SUBSCRIPTIONS_ROLE: SubscriptionsSink,
+    USERS_ROLE: UsersSink,
+    RECONCILE_ROLE: ReconcileSink,
+}
 """By the role of a stream."""

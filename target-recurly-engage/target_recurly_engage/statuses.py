@@ -71,6 +71,22 @@ def word_of(column: str) -> str:
     return f"coalesce(replace(replace(lower(trim({column})), '_', ' '), {text(chr(0x2019))}, ''''), '')"
 
 
+def canonical(word: str) -> str:
+    """Make the SQL that gives the words of all vocabularies for one status the same spelling, the first of its row.
+
+    A word that is not known stays as it is.
+    """
+    cases = " ".join(
+        f"WHEN {word} IN ({', '.join(map(text, one.spellings))}) THEN {text(one.spellings[0])}" for one in WORDS
+    )
+    return f"CASE {cases} ELSE {word} END"
+
+
+def meaning_of(word: str) -> str | None:
+    """Say what a word, spelled as :func:`canonical` does, means; None where it is not known."""
+    return next((one.meaning.value for one in WORDS if one.spellings[0] == word), None)
+
+
 def is_one_of(word: str, *meanings: Meaning) -> str:
     """Make the SQL that says whether the SQL *word*, from :func:`word_of`, has one of *meanings*."""
     return f"{word} IN ({', '.join(map(text, spellings(*meanings)))})"

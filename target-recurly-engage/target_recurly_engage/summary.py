@@ -29,7 +29,9 @@ class Summary:
         rows: rows that came.
         rejected: of these, rows that name no subscription or no reader.
         merge: what they did to the subscriptions.
+        erased: of the rows, those of readers who were erased; they were left out.
         users: what they did to streams of users.
+        api: what came of Piano's API list of subscriptions did to what the ledger holds of it.
         plan: what was to be sent.
         files: what was delivered in files.
         requests: what was delivered by the Ingest API.
@@ -44,7 +46,9 @@ class Summary:
     rows: int = 0
     rejected: int = 0
     merge: Merge | None = None
+    erased: int = 0
     users: dict[str, Merge] = field(default_factory=dict)
+    api: Merge | None = None
     plan: Plan | None = None
     files: list[Delivered] = field(default_factory=list)
     requests: Requests | None = None
@@ -67,6 +71,8 @@ class Summary:
             "rows": {"read": self.rows, "rejected": self.rejected},
             "subscriptions": asdict(merge) if merge else None,
             "users_streams": {stream: asdict(merge) for stream, merge in self.users.items()},
+            "erased_rows": self.erased,
+            "api_subscriptions": asdict(self.api) if self.api else None,
             "users": None
             if plan is None
             else {

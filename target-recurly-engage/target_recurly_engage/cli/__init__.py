@@ -12,7 +12,7 @@ import sys
 import click
 from piano_engage_common.stops import exits
 
-from target_recurly_engage.cli import audiences, due, readers
+from target_recurly_engage.cli import audiences, due, erasing, readers, reconciling
 from target_recurly_engage.cli.asking import LOGGER, settings_of
 
 
@@ -29,5 +29,7 @@ def main(context: click.Context, configs: tuple[str, ...]) -> None:
         context.obj = settings_of(configs)
 
 
-for command in (*due.COMMANDS, *audiences.COMMANDS, *readers.COMMANDS):
+for command in (
+    *due.COMMANDS, *audiences.COMMANDS, *readers.COMMANDS, *reconciling.COMMANDS, *erasing.COMMANDS,
+):  # fmt: skip
     main.add_command(command)

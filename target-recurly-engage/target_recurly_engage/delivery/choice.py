@@ -69,6 +69,22 @@ def delivery_of(
     )
 
 
+def clearing_of(
+    config: Mapping[str, Any], ledger: Ledger, contract: Contract, *, logger: logging.Logger, progress: Progress
+) -> IngestDelivery | None:
+    """Give the delivery that can clear one reader at once; None where only files are sent.
+
+    Who is in a file that may not have been read waits, whatever the settings say: the file would bring back what was
+    cleared.
+
+    Raises:
+        ConfigRefused: as :func:`delivery_of`.
+    """
+    if config["delivery"] not in {IngestDelivery.channel, AutoDelivery.channel}:
+        return None
+    return _ingest(dict(config) | {"csv_overlap": "wait"}, ledger, contract, logger=logger, progress=progress)
+
+
 def _ingest(
     config: Mapping[str, Any], ledger: Ledger, contract: Contract, *, logger: logging.Logger, progress: Progress
 ) -> IngestDelivery:

@@ -157,8 +157,12 @@ class CsvDelivery(ABC):
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             connection = self._ledger.connection
-            with self._progress.watch("writing traits", connection, size=f"{users:,} users"):
-                connection.execute(f"COPY (SELECT {self._cells()} FROM plan) TO {text(str(part))} ({_CSV})")
+            connection.execute("SET preserve_insertion_order = false")  # else a million readers do not fit in memory
+            try:
+                with self._progress.watch("writing traits", connection, size=f"{users:,} users"):
+                    connection.execute(f"COPY (SELECT {self._cells()} FROM plan) TO {text(str(part))} ({_CSV})")
+            finally:
+                connection.execute("RESET preserve_insertion_order")
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             size, sha256 = part.stat().st_size, sha256_of(part)

@@ -1,0 +1,70 @@
+"""Erasing a reader, and letting him in again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from piano_engage_common.progress import Progress
+from piano_engage_common.stops import NoInput, PartlyRejected
+
+from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledger
+from target_recurly_engage.contract import contract_of
+from target_recurly_engage.delivery.choice import delivery_of
+from target_recurly_engage.erase import DONE, Erasure, allow, close_erasures, write_receipt
+from target_recurly_engage.traces import naming_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from target_recurly_engage.ledger import Ledger
+
+
+@click.command("erase")
+@click.option("--user", required=True, help="The reader.")
+@click.option("--allow", "allowed", is_flag=True, help="Let a reader who was erased in again.")
+@as_json
+@click.pass_obj
+def erase_user(config: Mapping[str, Any], user: str, allowed: bool, as_json: bool) -> None:  # noqa: FBT001 - click
+    """Clear a reader at Engage, forget him, and keep him from coming back; leaves a receipt that names nobody."""
+    with open_ledger(config) as ledger:
+        if allowed:
+            if not allow(ledger, user):
+                msg = f"{user}: was not erased here, so there is nothing to allow."
+                raise NoInput(msg)
+            click.echo("let in again: he comes back with the next complete log")
+            return
+        receipt, files = _erase(ledger, config, user)
+        click.echo(json_of(receipt) if as_json else "\n".join(_words(receipt, files, Path(config["runs_path"]))))
+        if str(receipt.get("answer", "")).startswith("Engage rejected"):
+            raise PartlyRejected(receipt["answer"])
+
+
+def _erase(ledger: Ledger, config: Mapping[str, Any], user: str) -> tuple[dict[str, Any], list[Path]]:
+    contract, progress = contract_of(config).with_kinds(ledger.kinds()), Progress(LOGGER)
+    delivery_of(config, ledger, contract, logger=LOGGER, progress=progress).settle()
+    receipt = Erasure(ledger, contract, config, user, logger=LOGGER, progress=progress).run()
+    files, runs = naming_files(ledger, config, user), Path(config["runs_path"])
+    if receipt["status"] == DONE:
+        write_receipt(runs, receipt)
+        return receipt, files
+    receipts = close_erasures(ledger, runs)
+    return next(one for one in receipts if one["digest"] == receipt["digest"]), files
+
+
+def _words(receipt: dict[str, Any], files: list[Path], runs: Path) -> Iterator[str]:
+    done = receipt["status"] == DONE
+    yield "erased" if done else "marked to be erased: nothing more is sent of this reader but what clears him"
+    if receipt["cleared"]:
+        yield f"{len(receipt['cleared'])} trait(s) cleared at Engage: {receipt.get('answer')}"
+    else:
+        yield "Engage was told nothing of him"
+    rows = ", ".join(f"{table} {count}" for table, count in receipt["rows"].items())
+    yield f"rows that the ledger had of him: {rows}"
+    yield f"receipt: {runs / 'erasures' / (receipt['digest'][:16] + '.json')}"
+    for path in files:
+        yield f"still names him, remove it once Engage has read it: {path}"
+
+
+COMMANDS = (erase_user,)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.eligibility import asked_of, reasons
 from target_recurly_engage.manifest import description
+from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.segments import member
 from target_recurly_engage.traits import TRAITS
 
@@ -40,8 +42,8 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
 
     Returns:
         ``subscriptions`` (the primary one first, each with the criteria of the rule and whether it counts),
-        ``decided_by``, ``traits`` (value, told value, what it is, how it is made), ``segments``, ``sent`` and
-        ``rejected``.
+        ``decided_by``, ``traits`` (value, told value, what it is, how it is made), ``segments``,
+        ``promotions`` that segments ask of (whether he may use each, and why not), ``sent`` and ``rejected``.
     """
     shadows = ["subscriptions", *(stream.table for stream in contract.users if ledger.columns(stream.table))]
     keys = {stream.table: name(stream.user_id) for stream in contract.users}
@@ -60,6 +62,7 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
             "decided_by": _decided_by(subscriptions),
             "traits": _traits(ledger, contract, sources, user_id),
             "segments": _segments(ledger, contract),
+            "promotions": _promotions(ledger, contract, now, user_id),
             "sent": _sent(ledger, user_id),
             "rejected": _rejected(ledger, user_id),
         }
@@ -134,6 +137,14 @@ def _segments(ledger: Ledger, contract: Contract) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _promotions(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, dict[str, Any]]:
+    asked = asked_of(contract)
+    if not asked:
+        return {}
+    known = {one: promotion for one, promotion in promotions_of(ledger, now).items() if one in asked}
+    return reasons(ledger, known, user_id)
+
+
 def _sent(ledger: Ledger, user_id: str) -> dict[str, Any] | None:
     columns = ("run_id", "channel", "location", "status", "started_at::VARCHAR", "acknowledged_at::VARCHAR")
     rows = ledger.connection.execute(
@@ -192,3 +203,8 @@ def _words_of_values(found: dict[str, Any], trait: str | None) -> Iterator[str]:
     for segment, one in found["segments"].items():
         if one["matches"] and trait is None:
             yield f"  in {segment}" + (", but held back or outranked" if one["held_back_or_outranked"] else "")
+    for promotion, one in found["promotions"].items():
+        if trait is None:
+            yield f"  {'may' if one['may'] else 'may not'} use {promotion} ({one['name']})" + (
+                f": {', '.join(one['why_not'])}" if one["why_not"] else ""
+            )

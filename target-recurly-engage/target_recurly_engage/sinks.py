@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from singer_sdk.sinks import Sink
 from typing_extensions import override
 
+from target_recurly_engage.catalogue import KEPT
 from target_recurly_engage.contract import SUBSCRIPTIONS_ROLE, USERS_ROLE
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ class UsersSink(TakenInSink):
         return run.users(self.stream_name, schema)
 
 
+class CatalogueSink(TakenInSink):
+    """For a stream with one of the roles of what the publisher sells."""
+
+    @override
+    def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
+        return run.catalogue(self.config["streams"][self.stream_name]["role"])
+
+
 class LeftAloneSink(Sink):
     """Takes what nobody asked for, and leaves it alone."""
 
@@ -112,5 +121,9 @@ class LeftAloneSink(Sink):
         """Nothing was kept."""
 
 
-SINKS: Final[dict[str, type[TakenInSink]]] = {SUBSCRIPTIONS_ROLE: SubscriptionsSink, USERS_ROLE: UsersSink}
+SINKS: Final[dict[str, type[TakenInSink]]] = {
+    SUBSCRIPTIONS_ROLE: SubscriptionsSink,
+    USERS_ROLE: UsersSink,
+    **dict.fromkeys(KEPT, CatalogueSink),
+}
 """By the role of a stream."""

@@ -51,7 +51,9 @@ def asked_of(contract: Contract) -> tuple[str, ...]:
 
 def unknown_promotions(ledger: Ledger, contract: Contract) -> Iterator[str]:
     """Yield a warning for each promotion that a segment asks of and that the ledger does not know."""
-    known = dict(ledger.connection.execute("SELECT promotion_id, promotion_name FROM promotions").fetchall())
+    known = dict(
+        ledger.connection.execute("SELECT promotion_id, promotion_name FROM promotions ORDER BY ALL").fetchall()
+    )
     for one in asked_of(contract):
         if one in known:
             continue

@@ -7,6 +7,7 @@ cells. So it is written anew only when a byte of it would be another, and it is 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +19,7 @@ from target_recurly_engage.problems import suggestion
 from target_recurly_engage.promotions import APPLIES, FREE, promotions_sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from target_recurly_engage.contract import Contract
@@ -202,6 +203,8 @@ def write_offers(ledger: Ledger, contract: Contract, folder: Path, now: str) -> 
             content = part.read_bytes()
             changed = not path.is_file() or path.read_bytes() != content
             if changed:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
                 part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -228,3 +231,22 @@ def offers(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
         "offers": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
         "left_out": [dict(zip(names, row, strict=True)) for row in left_out],
     }
+
+
+def words_of(found: Mapping[str, Any]) -> Iterator[str]:
+    """Put offers into words."""
+    yield f"{len(found['offers']):,} offers are valid now"
+    for one in found["offers"]:
+        until = f", until {one['valid_until']}" if one["valid_until"] else ""
+        left = f", {int(one['remaining_uses']):,} uses left" if one["remaining_uses"] else ""
+        new = ", new customers only" if one["new_customers_only"] == "true" else ""
+        terms = "all terms" if one["all_terms"] == "true" else f"terms {one['term_names'] or 'that are not known'}"
+        yield (
+            f"  {one['code'] or '(a code for each reader)'}: {one['promotion_name']} ({one['promotion_id']}), "
+            f"{one['discount']} off, {terms}{new}{left}{until}"
+        )
+        if one["checkout_link"]:
+            yield f"      {one['checkout_link']}"
+    for one in found["left_out"]:
+        pool = f" ({one['codes']:,} codes, {one['free']:,} free)" if one["codes"] else ""
+        yield f"  not {one['promotion_name']} ({one['promotion_id']}): {one['why']}{pool}"

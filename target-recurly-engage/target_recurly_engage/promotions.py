@@ -37,7 +37,8 @@ PROMOTIONS: Final = f"""
         FROM promotions LEFT JOIN pools USING (promotion_id)
     )
     SELECT given.*,
-        CASE WHEN unlimited_uses IS NOT TRUE THEN greatest(uses_allowed - coalesce(uses, 0), 0) END AS remaining,
+        CASE WHEN unlimited_uses IS NOT TRUE AND uses_allowed IS NOT NULL
+            THEN greatest(uses_allowed - coalesce(uses, 0), 0) END AS remaining,
         CASE
             WHEN deleted THEN '{DELETED}'
             WHEN start_date > moment THEN '{NOT_STARTED}'

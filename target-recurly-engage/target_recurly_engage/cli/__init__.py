@@ -12,7 +12,7 @@ import sys
 import click
 from piano_engage_common.stops import exits
 
-from target_recurly_engage.cli import audiences, due, readers
+from target_recurly_engage.cli import audiences, due, promo, readers
 from target_recurly_engage.cli.asking import LOGGER, settings_of
 
 
@@ -29,5 +29,5 @@ def main(context: click.Context, configs: tuple[str, ...]) -> None:
         context.obj = settings_of(configs)
 
 
-for command in (*due.COMMANDS, *audiences.COMMANDS, *readers.COMMANDS):
+for command in (*due.COMMANDS, *audiences.COMMANDS, *promo.COMMANDS, *readers.COMMANDS):
     main.add_command(command)

@@ -350,6 +350,7 @@ PROMOTIONS: Final = (
     Field("fixed_discount_list", "Fixed discounts by currency", type=LIST),
     Field("never_allow_zero", "Whether the price never becomes zero", type=BOOLEAN),
     Field("term_dependency_type", "Which terms it is for: `all`, `include` or `unlocked`"),
+    Field("term_ids", "The terms it is for; null where it is for all", type=TEXTS),
     Field("start_date", "When it begins", type=MOMENT),
     Field("end_date", "When it ends", type=MOMENT),
     Field("apply_to_all_billing_periods", "Whether the discount goes on", type=BOOLEAN),

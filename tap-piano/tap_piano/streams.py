@@ -46,6 +46,8 @@ FAR_AHEAD: Final = 366 * 86_400
 """Seconds by which the end of a window lies ahead, so that no clock is late enough to be beyond it."""
 
 DAY: Final = 86_400
+RESTRICTED: Final = ("include", "unlocked")
+"""Values of ``term_dependency_type`` with which a promotion is not for every term."""
 
 Chunk = list[bytes]
 """Some records, each as JSON."""
@@ -333,7 +335,10 @@ class TermChangeOptions(Dimension):
 
 
 class Promotions(Dimension):
-    """Promotions, expired and future ones too: Piano's own default would leave them out."""
+    """Promotions, expired and future ones too: Piano's own default would leave them out.
+
+    Which terms a promotion is for does not stand in the promotion; it has a list of its own.
+    """
 
     name = "promotions"
     path = "promotion/list"
@@ -341,6 +346,24 @@ class Promotions(Dimension):
     id_property = "promotion_id"
     fields = fields.PROMOTIONS
     lists = ({"expired": "all"},)
+
+    @override
+    def entries(self) -> Iterator[tuple[Item, dict[str, Any]]]:
+        asks = "term_ids" in self._wanted()
+        for promotion, _ in super().entries():
+            restricted = promotion.get("term_dependency_type") in RESTRICTED
+            yield promotion, {"term_ids": self._terms_of(promotion) if asks and restricted else None}
+
+    def _terms_of(self, promotion: Item) -> list[str] | None:
+        """List the terms a promotion is for; None when it was deleted meanwhile."""
+        promotion_id = str(promotion["promotion_id"])
+        try:
+            pages = self._client.pages("promotion/term/list", Terms.api_key, promotion_id=promotion_id)
+            return sorted(str(term[Terms.api_key]) for page in pages for term in page)
+        except (NotFound, AccessRefused):
+            if not is_gone(self._client, promotion_id):
+                raise
+            return None
 
 
 class Resources(Dimension):
@@ -454,23 +477,10 @@ class PromoCodes(ApiStream):
                 for code in page
             ]
         except (NotFound, AccessRefused):
-            if not self._is_gone(promotion_id):
+            if not is_gone(self._client, promotion_id):
                 raise
             self.logger.warning("promo_codes: promotion %s was deleted meanwhile; it is left out", promotion_id)
             return None
-
-    def _is_gone(self, promotion_id: str) -> bool:
-        """Tell a deleted promotion, which is refused like a wrong token, from a wrong token.
-
-        Raises:
-            AccessRefused: it is the token.
-        """
-        try:
-            self._client.get("promotion/get", promotion_id=promotion_id)
-        except (NotFound, AccessRefused):
-            self._client.get("promotion/count")
-            return True
-        return False
 
 
 class Subscriptions(ApiStream):
@@ -521,6 +531,20 @@ API_STREAMS: Final[tuple[type[ApiStream], ...]] = (
     TermChangeOptions,
     Terms,
 )
+
+
+def is_gone(client: PianoClient, promotion_id: str) -> bool:
+    """Tell a deleted promotion, which is refused like a wrong token, from a wrong token.
+
+    Raises:
+        AccessRefused: it is the token.
+    """
+    try:
+        client.get("promotion/get", promotion_id=promotion_id)
+    except (NotFound, AccessRefused):
+        client.get("promotion/count")
+        return True
+    return False
 
 
 def encode(content: object) -> bytes:

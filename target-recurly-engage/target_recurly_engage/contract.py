@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from piano_engage_common.duck import name
 
+from target_recurly_engage.catalogue import KEPT
 from target_recurly_engage.computed import BY_NAME as SHIPPED
 from target_recurly_engage.computed import FORMULAS, USUAL, Formula
 from target_recurly_engage.experiments import Experiment, experiments_of
 from target_recurly_engage.formulas import formula_of
+from target_recurly_engage.offers import OfferRule, offer_rule_of
 from target_recurly_engage.primary import PrimaryRule, rule_of
 from target_recurly_engage.problems import Problems, suggestion
 from target_recurly_engage.segments import Segment, segments_of
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 SUBSCRIPTIONS_ROLE: Final = "subscriptions"
 USERS_ROLE: Final = "users"
 RECONCILE_ROLE: Final = "reconcile"
+ROLES: Final = (SUBSCRIPTIONS_ROLE, USERS_ROLE, RECONCILE_ROLE, *KEPT)
 ALL: Final = "all"
 COMPUTED: Final = "computed"
 DAILY: Final = "daily"
@@ -88,6 +91,8 @@ class Contract:
         experiments: who sees which offer.
         audience: the traits that segments and experiments make.
         listed: segments make one trait with a list of names, instead of one each.
+        offers: how the data source of offers is written.
+        new_customers: after which subscription a reader is no new customer to a promotion.
     """
 
     wording: Wording
@@ -100,6 +105,8 @@ class Contract:
     experiments: tuple[Experiment, ...] = ()
     audience: tuple[Trait, ...] = ()
     listed: bool = False
+    offers: OfferRule = field(default_factory=OfferRule)
+    new_customers: str = "never_had"
 
     @property
     def traits(self) -> tuple[Trait, ...]:
@@ -166,6 +173,8 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
         experiments=experiments,
         audience=_audience(segments, experiments, config),
         listed=config["segments_as"] == LIST,
+        offers=offer_rule_of(config, problems),
+        new_customers=config["new_customers"],
     )
     contract = _renamed(contract, config, problems)
     if not problems.found:  # else names may be wrong that were told already
@@ -205,7 +214,7 @@ def _audience(
         made = [Trait(SEGMENTS_TRAIT, Kind.STRING, computed=True)] if names else []
     else:
         made = [Trait(prefix + one, Kind.BOOLEAN, origin=f"told {one}", computed=True) for one in names]
-    drawn = (Trait(f"experiment_{one.name}", origin=f"experiment {one.name}", computed=True) for one in experiments)
+    drawn = (Trait(f"experiment_{one.name}", origin=one.key, computed=True) for one in experiments)
     return (*made, *drawn)
 
 

@@ -13,12 +13,16 @@ import duckdb
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.computed import computed, lives
-from target_recurly_engage.segments import member, predicate, told
+from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
+from target_recurly_engage.segments import may, member, predicate, told
 from target_recurly_engage.traits import Kind, blank_is_null
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.promotions import Promotion
     from target_recurly_engage.traits import Trait, Wording
 
 
@@ -47,7 +51,7 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
     """Work out, for this connection, what traits are made of, and list the sources that have ever come.
 
     Made are ``primaries`` (user_id, row, fingerprint), ``computed`` with a column for each formula, ``matches`` that
-    says who matches a segment, and ``audience`` with what is told of it.
+    says who matches a segment, ``audience`` with what is told of it, and ``eligible`` where segments ask of promotions.
     """
     execute = ledger.connection.execute
     own = Source(table="subscriptions", row="row", traits=contract.own)
@@ -70,14 +74,15 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
 
 def forget_desired(ledger: Ledger, *tables: str) -> None:
     """Drop what :func:`desire` made."""
-    for table in tables or ("primaries", "computed", "matches", "audience"):
+    for table in tables or ("primaries", "computed", "matches", "audience", "eligible", "held_codes"):
         ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
 
 
 def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) -> None:
     """Make ``matches`` and ``audience`` for all readers that a source knows."""
     execute, wording = ledger.connection.execute, contract.wording
-    execute(f"CREATE OR REPLACE TEMP VIEW profiles AS {_profiles(contract, sources)}")
+    promotions = make_eligible(ledger, contract, now) if asked_of(contract) else {}
+    execute(f"CREATE OR REPLACE TEMP VIEW profiles AS {_profiles(contract, sources, promotions)}")
     query = f"SELECT timezone({text(wording.zone)}, {text(now)}::TIMESTAMPTZ)::DATE::VARCHAR"
     ((today,),) = execute(query).fetchall()
     clear = {Kind.STRING: wording.clear_string, Kind.BOOLEAN: wording.clear_boolean}
@@ -100,7 +105,7 @@ def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) 
     execute("DROP VIEW profiles")
 
 
-def _profiles(contract: Contract, sources: list[Source]) -> str:
+def _profiles(contract: Contract, sources: list[Source], promotions: Mapping[str, Promotion]) -> str:
     """Make the SQL of all readers with what segments ask of, under the names of the settings, of the traits' types."""
     asked = {trait for segment in contract.segments for trait in segment.traits}
     cells, joins = [], "primaries LEFT JOIN subscriptions ON subscriptions.rowid = primaries.row"
@@ -122,6 +127,12 @@ def _profiles(contract: Contract, sources: list[Source]) -> str:
             cells.append(f"computed.{name(trait.key)} AS {name(trait.key)}")
         else:
             cells.append(f"{_of_log(trait, contract.wording)} AS {name(trait.key)}")
+    if promotions:
+        joins += f" LEFT JOIN eligible ON eligible.user_id = {users})"
+    for one in asked_of(contract):
+        known = promotions.get(one)
+        value = f"coalesce(eligible.{may(one)}, {may_without_subscription(known)})" if known else "NULL::BOOLEAN"
+        cells.append(f"{value} AS {may(one)}")
     return f"SELECT {', '.join([f'{users}) AS user_id', *cells])} FROM {joins}"
 
 

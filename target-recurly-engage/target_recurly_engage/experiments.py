@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.problems import Problems
 
 CONTROL: Final = "control"
-_MEMBERS: Final = ("name", "description", "segment", "arms", "salt")
+_MEMBERS: Final = ("name", "description", "segment", "arms", "salt", "start")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Experiment:
         segment: who takes part; None is everybody.
         salt: what the hash is salted with; another one draws anew.
         description: what it is for.
+        start: the day on which its prompts go live; what a reader bought before does not count for it.
     """
 
     name: str
@@ -37,16 +39,27 @@ class Experiment:
     segment: str | None = None
     salt: str = ""
     description: str = ""
+    start: date | None = None
+
+    @property
+    def key(self) -> str:
+        """What the trait is called before the settings rename it."""
+        return f"experiment {self.name}"
 
     @property
     def sql(self) -> str:
         """The SQL of the arm of a reader; NULL where he takes no part. It reads who matches the segment."""
+        takes_part = member(self.segment) if self.segment else "true"
+        return f"CASE WHEN {takes_part} THEN {self.drawn} END"
+
+    @property
+    def drawn(self) -> str:
+        """The SQL of the arm that any reader would be in; NULL where the shares leave him out."""
         drawn, upto, cases = share(f"experiment:{self.name}:{self.salt}"), Decimal(0), []
         for arm, of in self.arms.items():
             upto += Decimal(str(of))
             cases.append(f"WHEN drawn < {upto} THEN {text(arm)}")
-        takes_part = member(self.segment) if self.segment else "true"
-        return f"CASE WHEN {takes_part} THEN CASE {' '.join(cases).replace('drawn', drawn)} END END"
+        return f"CASE {' '.join(cases).replace('drawn', drawn)} END"
 
 
 def experiments_of(given: Sequence[Any], segments: Sequence[str], problems: Problems) -> tuple[Experiment, ...]:
@@ -71,9 +84,12 @@ def experiments_of(given: Sequence[Any], segments: Sequence[str], problems: Prob
         if segment is not None and segment not in segments:
             problems.add(f"{path}.segment", f"no segment {segment!r}{suggestion(str(segment), segments)}")
         arms = _arms(f"{path}.arms", one.get("arms"), problems)
+        start = _start(f"{path}.start", one.get("start"), problems)
         if len(problems.found) == before:
             salt, description = str(one.get("salt", "")), str(one.get("description", ""))
-            found[called] = Experiment(name=called, arms=arms, segment=segment, salt=salt, description=description)
+            found[called] = Experiment(
+                name=called, arms=arms, segment=segment, salt=salt, description=description, start=start
+            )
     return tuple(found.values())
 
 
@@ -91,3 +107,13 @@ def _arms(path: str, given: Any, problems: Problems) -> dict[str, float]:  # noq
     if total > 1:
         problems.add(path, f"the shares make {(100 * total).normalize():f} %, which is more than 100 %")
     return arms
+
+
+def _start(path: str, given: object, problems: Problems) -> date | None:
+    if given is None or (isinstance(given, date) and not isinstance(given, datetime)):
+        return given
+    try:
+        return date.fromisoformat(str(given))
+    except ValueError:
+        problems.add(path, f"{given!r} is no day; write it like '2026-04-01'")
+        return None

@@ -9,8 +9,10 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.computed import STAGE_SQL, lives
 from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.eligibility import asked_of, reasons
 from target_recurly_engage.erase import receipt_of
 from target_recurly_engage.manifest import description
+from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.segments import member
 from target_recurly_engage.traits import TRAITS
 
@@ -46,9 +48,9 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
     Returns:
         ``subscriptions`` (the primary one first, each with the criteria of the rule and whether it counts),
         ``decided_by``, ``traits`` (value, told value, what it is, how it is made; ``read`` says what a formula read of
-        which subscription), ``segments``, ``sent``,
-        ``rejected``, ``invalid`` (values that cannot be sent), ``api`` (what Piano's API said of his subscriptions) and
-        ``erased`` (the receipt, of a reader who was erased).
+        which subscription), ``segments``, ``promotions`` that segments ask of (whether he may use each, and why not),
+        ``sent``, ``rejected``, ``invalid`` (values that cannot be sent), ``api`` (what Piano's API said of his
+        subscriptions) and ``erased`` (the receipt, of a reader who was erased).
     """
     shadows = ["subscriptions", *(stream.table for stream in contract.users if ledger.columns(stream.table))]
     keys = {stream.table: name(stream.user_id) for stream in contract.users}
@@ -68,6 +70,7 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
             "decided_by": _decided_by(subscriptions),
             "traits": _traits(ledger, contract, sources, user_id, _read(ledger, contract, now)),
             "segments": _segments(ledger, contract),
+            "promotions": _promotions(ledger, contract, now, user_id),
             "sent": _sent(ledger, user_id),
             "rejected": _rejected(ledger, user_id),
             "invalid": dict(
@@ -180,6 +183,14 @@ def _segments(ledger: Ledger, contract: Contract) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _promotions(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, dict[str, Any]]:
+    asked = asked_of(contract)
+    if not asked:
+        return {}
+    known = {one: promotion for one, promotion in promotions_of(ledger, now).items() if one in asked}
+    return reasons(ledger, known, user_id)
+
+
 def _sent(ledger: Ledger, user_id: str) -> dict[str, Any] | None:
     columns = ("run_id", "channel", "location", "status", "started_at::VARCHAR", "acknowledged_at::VARCHAR")
     rows = ledger.connection.execute(
@@ -229,6 +240,8 @@ def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
         yield f"  Piano's API on {one['read_at']}: {one['subscription_id']} {one['api_status']}{renews}"
     yield from _words_of_history(found)
     yield from _words_of_values(found, trait)
+    if trait is None:
+        yield from _words_of_audiences(found)
 
 
 def _words_of_history(found: dict[str, Any]) -> Iterator[str]:
@@ -258,6 +271,12 @@ def _words_of_values(found: dict[str, Any], trait: str | None) -> Iterator[str]:
     for trait_, reason in found["invalid"].items():
         if trait in {None, trait_}:
             yield f"  {trait_} cannot be sent, and counts as absent: {reason}"
+
+
+def _words_of_audiences(found: dict[str, Any]) -> Iterator[str]:
     for segment, one in found["segments"].items():
-        if one["matches"] and trait is None:
+        if one["matches"]:
             yield f"  in {segment}" + (", but held back or outranked" if one["held_back_or_outranked"] else "")
+    for promotion, one in found["promotions"].items():
+        why_not = f": {', '.join(one['why_not'])}" if one["why_not"] else ""
+        yield f"  {'may' if one['may'] else 'may not'} use {promotion} ({one['name']}){why_not}"

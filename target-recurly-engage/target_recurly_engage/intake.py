@@ -17,6 +17,7 @@ from piano_engage_common.duck import name, text
 from piano_engage_common.stops import ConfigRefused, InputRefused, storage_errors
 from typing_extensions import override
 
+from target_recurly_engage.catalogue import JSON, KEPT, Kept
 from target_recurly_engage.erased import any_erased, is_erased
 from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind, blank_is_null
 
@@ -44,6 +45,8 @@ _API_TYPES = {
     "auto_renew": SQL_TYPES[Kind.BOOLEAN],
     **dict.fromkeys(("start_date", "end_date", "read_at"), SQL_TYPES[Kind.DATE]),
 }
+
+_API, _INCOMING_API = "api_subscriptions", "incoming_api subscriptions"
 
 _GZIP = b"\x1f\x8b"
 _READING = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException)
@@ -352,7 +355,7 @@ class Intake:
         if wanted == "VARCHAR":  # kept as it came: what is odd in it is seen to when it is written
             return f"nullif({name(column)}::VARCHAR, '')"
         if kind != "VARCHAR":
-            return f"{cast}({name(column)} AS {wanted})"
+            return f"to_json({name(column)})" if wanted == JSON else f"{cast}({name(column)} AS {wanted})"
         value = f"nullif(trim({name(column)}::VARCHAR), '')"
         if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where Piano writes ' +0200'
             mended = f"regexp_replace({value}, ' *([+-]\\d\\d):?(\\d\\d)$', '\\1:\\2')"
@@ -372,7 +375,7 @@ class SubscriptionsIntake(Intake):
     @override
     def finish(self) -> bool:
         complete = super().finish()
-        _check_application(self._ledger, self.table)
+        _check_application(self._ledger, "subscriptions")
         return complete
 
 
@@ -388,7 +391,7 @@ class ApiIntake(Intake):
         """Collect into a table that no stream of users can have."""
         super().__init__(
             ledger,
-            table="api_subscriptions" if temporary else "incoming_api subscriptions",
+            table=_API if temporary else _INCOMING_API,
             types=_API_TYPES,
             key=("subscription_id", "user_id"),
             role="reconcile",
@@ -398,19 +401,44 @@ class ApiIntake(Intake):
     @override
     def finish(self) -> bool:
         complete = super().finish()
-        _check_application(self._ledger, self.table)
+        _check_application(self._ledger, "subscriptions")
         return complete
 
 
-def _check_application(ledger: Ledger, table: str) -> None:
-    """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns."""
-    found = ledger.connection.execute(
-        f"SELECT aid FROM {table} UNION SELECT aid FROM subscriptions ORDER BY aid"
-    ).fetchall()
+class CatalogueIntake(Intake):
+    """Collects what the publisher sells.
+
+    Args:
+        ledger: where it is collected.
+        kept: what is kept of it.
+    """
+
+    def __init__(self, ledger: Ledger, kept: Kept) -> None:
+        """Collect into a table beside that of the ledger."""
+        table = f"incoming_catalogue_{kept.role}"
+        super().__init__(ledger, table=table, types=kept.types, key=(kept.key,), role=kept.role)
+        self.kept = kept
+
+    @override
+    def finish(self) -> bool:
+        complete = super().finish()
+        _check_application(self._ledger, self.kept.role)
+        return complete
+
+
+def _check_application(ledger: Ledger, what: str) -> None:
+    """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns.
+
+    Raises:
+        ConfigRefused: rows of another application came.
+    """
+    own = {"incoming", "subscriptions", _API, _INCOMING_API, *KEPT, *(f"incoming_catalogue_{role}" for role in KEPT)}
+    rows = " UNION ".join(f"SELECT aid FROM {name(table)}" for table in ledger.tables() if table in own)
+    found = ledger.connection.execute(f"{rows} ORDER BY aid").fetchall()
     aids = [aid for (aid,) in found if aid is not None]
     if len(aids) > 1:
         msg = (
-            f"one ledger serves one application, but subscriptions of {' and '.join(aids[:3])} meet in "
+            f"one ledger serves one application, but {what} of {' and '.join(aids[:3])} meet in "
             f"{ledger.path}. Nothing was sent; give each application a ledger and an output of its own."
         )
         raise ConfigRefused(msg)

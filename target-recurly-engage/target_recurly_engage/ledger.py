@@ -101,6 +101,31 @@ MIGRATIONS: tuple[str, ...] = (
     );
     ALTER TABLE rejects ADD COLUMN fingerprint UBIGINT;
     """,
+    # 4: what the publisher sells, and when a reader was first told the arm of an experiment
+    """
+    CREATE TABLE promotions (
+        aid VARCHAR, promotion_id VARCHAR, promotion_name VARCHAR, status VARCHAR, fixed_promotion_code VARCHAR,
+        promotion_code_prefix VARCHAR, unlimited_uses BOOLEAN, uses_allowed BIGINT, uses BIGINT,
+        new_customers_only BOOLEAN, discount_type VARCHAR, discount VARCHAR, discount_amount DECIMAL(18,4),
+        discount_currency VARCHAR, percentage_discount DECIMAL(18,4), fixed_discount_list JSON,
+        term_dependency_type VARCHAR, term_ids JSON, start_date TIMESTAMP WITH TIME ZONE,
+        end_date TIMESTAMP WITH TIME ZONE, can_be_applied_on_renewal BOOLEAN, deleted BOOLEAN
+    );
+    CREATE TABLE promo_codes (
+        aid VARCHAR, promo_code_id VARCHAR, promotion_id VARCHAR, promo_code VARCHAR, state_value VARCHAR,
+        deleted BOOLEAN
+    );
+    CREATE TABLE terms (
+        aid VARCHAR, term_id VARCHAR, term_name VARCHAR, type VARCHAR, resource_id VARCHAR, resource_name VARCHAR,
+        payment_new_customers_only BOOLEAN, payment_allow_promo_codes BOOLEAN
+    );
+    CREATE TABLE assignments (
+        experiment VARCHAR NOT NULL,
+        user_id VARCHAR NOT NULL,
+        arm VARCHAR NOT NULL,
+        first_at TIMESTAMP WITH TIME ZONE NOT NULL
+    );
+    """,
     # 5: what Piano's API says of subscriptions, for comparison only; readers who were erased, by a salted hash
     """
     CREATE TABLE api_subscriptions (

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name
 
 from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.eligibility import asked_of, counts, unknown_promotions
+from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.segments import ABOUT_VALUES, member
 
 if TYPE_CHECKING:
@@ -30,16 +32,19 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
 
     Returns:
         ``readers``, and by segment: ``matches`` (all filters hold), ``readers`` (told to be in it, after priority and
-        hold-back), ``entering`` and ``leaving`` (against what Engage was told), ``sample``, ``overlaps`` with others.
+        hold-back), ``entering`` and ``leaving`` (against what Engage was told), ``sample``, ``overlaps`` with others;
+        by promotion that segments ask of: ``readers`` who may use it, and ``against`` how many stands what.
     """
     desire(ledger, contract, now)
     try:
         if not contract.segments:
-            return {"readers": ledger.count("SELECT count(*) FROM primaries"), "segments": {}, "warnings": []}
+            readers = ledger.count("SELECT count(*) FROM primaries")
+            return {"readers": readers, "segments": {}, "promotions": {}, "warnings": []}
         return {
             "readers": ledger.count("SELECT count(*) FROM matches"),
             "segments": _segments(ledger, contract),
-            "warnings": list(unseen_values(ledger, contract)),
+            "promotions": _promotions(ledger, contract, now),
+            "warnings": [*unseen_values(ledger, contract), *unknown_promotions(ledger, contract)],
         }
     finally:
         forget_desired(ledger)
@@ -76,6 +81,13 @@ def _segments(ledger: Ledger, contract: Contract) -> dict[str, Any]:
         | {"description": one.description, "sample": _sample(ledger, one), "overlaps": shared[one.name]}
         for one in contract.segments
     }
+
+
+def _promotions(ledger: Ledger, contract: Contract, now: str) -> dict[str, dict[str, Any]]:
+    asked = asked_of(contract)
+    if not asked:
+        return {}
+    return counts(ledger, {one: known for one, known in promotions_of(ledger, now).items() if one in asked})
 
 
 def _overlaps(ledger: Ledger, contract: Contract) -> dict[str, dict[str, int]]:
@@ -147,4 +159,10 @@ def words_of(found: dict[str, Any]) -> Iterator[str]:
             yield "    also in " + ", ".join(f"{other} {count:,}" for other, count in one["overlaps"].items())
         if one["sample"]:
             yield "    such as " + ", ".join(one["sample"])
+    for promotion, one in found["promotions"].items():
+        against = ", ".join(f"{reason} {count:,}" for reason, count in one["against"].items() if count)
+        validity = f"not valid now: {one['why_not']}; " if one["why_not"] else ""
+        yield f"promotion {promotion} ({one['name']}): {validity}{one['readers']:,} readers may use it"
+        if against:
+            yield f"    against it: {against}"
     yield from (f"warning: {warning}" for warning in found["warnings"])

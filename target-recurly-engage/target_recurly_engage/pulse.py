@@ -82,6 +82,8 @@ def _warnings(one: Filter, contract: Contract, sent: dict[str, Trait]) -> Iterat
     if one.segment:
         yield f"asks of the segment {one.segment}, for which Pulse has no row; its own rows have to be added"
         return
+    if one.promotion:
+        yield f"asks who may use the promotion {one.promotion}, for which Pulse has no row; use the segment's own trait"
     trait = one.trait
     if trait is None:
         return

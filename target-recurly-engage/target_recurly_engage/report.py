@@ -52,7 +52,7 @@ def facts(summary: Summary, ledger: Ledger, contract: Contract, *, now: datetime
         "history": _history(ledger, told),
         "freshness": _freshness(ledger, now),
         "rejects": _rejects(ledger),
-        "to_do": _to_do(ledger, contract, summary.started_at),
+        "to_do": _to_do(ledger, contract, summary),
     }
 
 
@@ -125,10 +125,10 @@ def _rejects(ledger: Ledger) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in ledger.connection.execute(query).fetchall()]
 
 
-def _to_do(ledger: Ledger, contract: Contract, started_at: datetime) -> list[str]:
-    """Say what an administrator should do in Pulse now: traits that were told for the first time."""
+def _to_do(ledger: Ledger, contract: Contract, summary: Summary) -> list[str]:
+    """Say what an administrator should do in Pulse now: traits told for the first time, files to upload."""
     query = "SELECT trait FROM traits WHERE first_at >= ?"
-    fresh = {trait for (trait,) in ledger.connection.execute(query, [started_at]).fetchall()}
+    fresh = {trait for (trait,) in ledger.connection.execute(query, [summary.started_at]).fetchall()}
     steps = [
         f"{trait.name}: set type {TYPES[trait.kind]} and display {DISPLAYS[trait.kind]}"
         for trait in contract.traits
@@ -141,7 +141,12 @@ def _to_do(ledger: Ledger, contract: Contract, started_at: datetime) -> list[str
         if not contract.listed and names[f"told {one.name}"] in fresh
     ]
     clashes = [f"{trait}: {why}; rename it" for trait, why in contract.clashes().items()]
-    return [*clashes, *steps, *rows]
+    uploads = [
+        f"Data sources: upload {one.location}, which has changed: {one.rows:,} offers are valid"
+        for one in summary.data_sources
+        if one.changed
+    ]
+    return [*uploads, *clashes, *steps, *rows]
 
 
 def render(shown: Mapping[str, Any]) -> str:

@@ -16,15 +16,19 @@ from piano_engage_common.stops import BrakeApplied, PartlyRejected, RunStopped, 
 from piano_engage_common.transport import RunEnds
 
 from target_recurly_engage import report
+from target_recurly_engage.assignments import note_assignments
 from target_recurly_engage.brake import Brake
+from target_recurly_engage.catalogue import KEPT, merge_catalogue
 from target_recurly_engage.contract import contract_of, kinds_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
+from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
-from target_recurly_engage.intake import ApiIntake, SubscriptionsIntake, UsersIntake
+from target_recurly_engage.intake import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_api, merge_users
+from target_recurly_engage.offers import write_offers
 from target_recurly_engage.plan import Ageing, make_plan
 from target_recurly_engage.preview import sizes
 from target_recurly_engage.shown import shown, words_of
@@ -90,6 +94,7 @@ class Run:
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
         self._api: ApiIntake | None = None
+        self._catalogue: dict[str, CatalogueIntake] = {}
 
     # Taking in
 
@@ -112,6 +117,12 @@ class Run:
         self._api = self._api or ApiIntake(self._ledger)
         return self._api
 
+    def catalogue(self, role: str) -> Intake:
+        """Give what collects a part of what the publisher sells, of whichever streams."""
+        if role not in self._catalogue:
+            self._catalogue[role] = CatalogueIntake(self._ledger, KEPT[role])
+        return self._catalogue[role]
+
     # Delivering
 
     def finish(self) -> None:
@@ -124,7 +135,7 @@ class Run:
             StorageFailed: a disk is full.
         """
         intakes = [*([self._subscriptions] if self._subscriptions else []), *self._users.values()]
-        complete = {intake: intake.finish() for intake in intakes}
+        complete = {intake: intake.finish() for intake in (*intakes, *self._catalogue.values())}
         self.summary.rows = sum(intake.rows for intake in intakes)
         self.summary.rejected = sum(intake.blank for intake in intakes)
         api_complete = self._api.finish() if self._api else False
@@ -140,6 +151,7 @@ class Run:
                     return
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
+            self.summary.assigned = note_assignments(self._ledger, self._contract, self._now)
             forget_cleared(self._ledger, self._contract, self._config)
         if isinstance(delivered, Requests):
             self._tell(delivered)
@@ -147,6 +159,28 @@ class Run:
             self.summary.files.append(delivered)
         if not isinstance(delivered, Requests) or not delivered.waiting + delivered.held:
             self._ledger.close_accepted()
+        self._write_offers()
+
+    def _write_offers(self) -> None:
+        """Bring the data source of offers up to date, where one is wanted."""
+        folder = self._config.get("data_sources_path")
+        if not folder:
+            return
+        if not self._ledger.count("SELECT count(*) FROM promotions"):
+            self._logger.warning(
+                "data_sources_path: no promotion has come yet, so there is no file of offers; let the tap send the "
+                "streams promotions, promo_codes and terms"
+            )
+            return
+        now = self._now or self.summary.started_at.isoformat()
+        written = write_offers(self._ledger, self._contract, Path(folder), now)
+        self.summary.data_sources.append(written)
+        if written.changed:
+            self._logger.info(
+                "offers: %d are valid and the file is a new one; upload it in Pulse as a data source: %s",
+                written.rows,
+                written.location,
+            )
 
     def _tell(self, requests: Requests) -> None:
         self.summary.requests = requests
@@ -188,6 +222,10 @@ class Run:
         clock = self.summary.started_at.isoformat()
         if self._subscriptions:
             self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
+        for one in self._catalogue.values():
+            self._merge_catalogue(one, complete=complete[one])
+        for warning in unknown_promotions(self._ledger, self._contract):
+            self._logger.warning("%s", warning)
         for intake in self._users.values():
             self._merge_users(intake, complete=complete[intake])
         reopen_overtaken(self._ledger, clock)
@@ -257,6 +295,16 @@ class Run:
         done = merge_users(self._ledger, stream, intake.table, complete=complete)
         self.summary.users[stream.stream] = done
         self._brake.check_rows(stream.stream, done, complete=complete)
+
+    def _merge_catalogue(self, intake: CatalogueIntake, *, complete: bool) -> None:
+        """Publishers take promotions away, and few make a large share; only that none is left is not believed."""
+        if intake.blank:
+            self._logger.warning(
+                "%s: %d row(s) have no %s and are left out", intake.kept.role, intake.blank, intake.kept.key
+            )
+        done = merge_catalogue(self._ledger, intake.kept, intake.table, complete=complete)
+        self.summary.catalogue[intake.kept.role] = done
+        self._brake.check_rows(intake.kept.role, done, complete=complete and not done.came)
 
     def _check_columns(self, stream: str, intake: Intake, traits: Iterable[Trait]) -> None:
         if intake.rows:

@@ -49,7 +49,7 @@ OPERATORS: Final[Mapping[str, frozenset[Kind]]] = {
 """The operators, and the types of traits that they are for."""
 
 _SEGMENT: Final = ("name", "description", "filters", "priority", "exclusive", "holdback")
-_FILTER: Final = ("trait", "segment", "any_of", "include", "exclude")
+_FILTER: Final = ("trait", "segment", "promotion", "any_of", "include", "exclude")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,9 @@ class Filter:
 
     Attributes:
         path: where it stands in the settings.
-        trait: what it asks of; None where it asks of another segment or is a choice.
+        trait: what it asks of; None where it asks of another segment or a promotion, or is a choice.
         segment: the other segment.
+        promotion: Piano's id of a promotion; it holds for those who may use it.
         any_of: filters of which one must hold.
         exclude: it holds for those whom the operator does not take.
         operator: how it asks.
@@ -69,6 +70,7 @@ class Filter:
     path: str
     trait: Trait | None = None
     segment: str | None = None
+    promotion: str | None = None
     any_of: tuple[Filter, ...] = ()
     exclude: bool = False
     operator: str = ""
@@ -105,6 +107,11 @@ class Segment:
     def traits(self) -> frozenset[Trait]:
         """What its filters ask of."""
         return frozenset(one.trait for row in self.filters for one in row.walk() if one.trait)
+
+    @property
+    def promotions(self) -> frozenset[str]:
+        """The promotions that its filters ask of."""
+        return frozenset(one.promotion for row in self.filters for one in row.walk() if one.promotion)
 
 
 # Reading
@@ -197,22 +204,17 @@ def _filter(  # noqa: PLR0911 - each way out is one mistake
     problems: Problems,
 ) -> Filter | None:
     if not isinstance(given, dict):
-        problems.add(path, "takes a trait, a segment or any_of")
+        problems.add(path, "takes a trait, a segment, a promotion or any_of")
         return None
     _members(path, given, _FILTER, problems)
-    of = [one for one in ("trait", "segment", "any_of") if one in given]
+    of = [one for one in ("trait", "segment", "promotion", "any_of") if one in given]
     if len(of) != 1:
-        problems.add(path, "takes one of trait, segment and any_of")
+        problems.add(path, "takes one of trait, segment, promotion and any_of")
         return None
     if "any_of" in given:
         return _choice(path, given, traits, problems)
-    if "segment" in given:
-        exclude = given.get("exclude", False)
-        if not isinstance(exclude, bool) or not isinstance(given.get("include", True), bool):
-            problems.add(path, "a filter on a segment takes include: true or exclude: true")
-        return Filter(
-            path=path, segment=str(given["segment"]), exclude=exclude is True or given.get("include") is False
-        )
+    if of != ["trait"]:
+        return _flag(path, of[0], given, problems)
     trait = traits.get(str(given["trait"]))
     if trait is None:
         problems.add(f"{path}.trait", f"no trait {given['trait']!r}{suggestion(str(given['trait']), traits)}")
@@ -227,6 +229,19 @@ def _filter(  # noqa: PLR0911 - each way out is one mistake
         return None
     ((operator, values),) = asked.items()
     return _question(f"{path}.{ways[0]}.{operator}", trait, (ways[0], operator, values), problems, at=path)
+
+
+def _flag(path: str, of: str, given: Mapping[str, Any], problems: Problems) -> Filter:
+    """Read a filter on a segment or a promotion, of which a reader is or is not."""
+    exclude = given.get("exclude", False)
+    if not isinstance(exclude, bool) or not isinstance(given.get("include", True), bool):
+        problems.add(path, f"a filter on a {of} takes include: true or exclude: true")
+    excluded = exclude is True or given.get("include") is False
+    if of == "segment":
+        return Filter(path=path, segment=str(given[of]), exclude=excluded)
+    if not isinstance(given[of], str) or not given[of].strip():
+        problems.add(f"{path}.promotion", f"{given[of]!r} is no promotion's id, such as PRSPRING0050")
+    return Filter(path=path, promotion=str(given[of]).strip(), exclude=excluded)
 
 
 def _choice(path: str, given: Mapping[str, Any], traits: Mapping[str, Trait], problems: Problems) -> Filter | None:
@@ -317,7 +332,10 @@ def _value(kind: Kind, given: object) -> Any:  # noqa: ANN401 - of the kind
 
 
 def _contradictions(path: str, filters: Sequence[Filter], problems: Problems) -> None:
-    """Find rows that cannot hold together, trait by trait."""
+    """Find rows that cannot hold together, trait by trait, and promotions both included and excluded."""
+    for one in sorted({one.promotion for one in filters if one.promotion and not one.exclude}):
+        if any(row.exclude for row in filters if row.promotion == one):
+            problems.add(path, f"nobody may use {one} and may not use it; leave one of the two out")
     for trait in sorted({one.trait for one in filters if one.trait}, key=lambda one: one.name):
         rows = [one for one in filters if one.trait == trait]
         included = [set(one.values) for one in rows if one.operator == "one_of" and not one.exclude]
@@ -359,7 +377,8 @@ def share(salt: str, user: str = "user_id") -> str:
 def predicate(segment: Segment, *, today: str, clear: Mapping[Kind, str]) -> str:
     """Make the SQL that says whether a reader is in the segment, before priority and hold-back.
 
-    It reads columns named like the traits' keys, of their types, a day for a date; and ``in <segment>`` for others.
+    It reads columns named like the traits' keys, of their types, a day for a date; ``in <segment>`` for others; and
+    ``may <promotion>``.
 
     Args:
         segment: the segment.
@@ -374,9 +393,16 @@ def member(segment: str) -> str:
     return name(f"in {segment}")
 
 
+def may(promotion: str) -> str:
+    """Name, quoted, of the column that says who may use a promotion."""
+    return name(f"may {promotion}")
+
+
 def _sql(row: Filter, today: str, clear: Mapping[Kind, str]) -> str:
     if row.any_of:
         return f"({' OR '.join(_sql(one, today, clear) for one in row.any_of)})"
+    if row.promotion:  # NULL where the ledger does not know it, so neither of the two holds
+        return f"coalesce({'NOT ' if row.exclude else ''}{may(row.promotion)}, false)"
     if row.segment:
         holds = member(row.segment)
     else:

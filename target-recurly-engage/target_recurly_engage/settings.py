@@ -10,15 +10,10 @@ from piano_engage_common.given import check_memory_limit, check_zone
 from piano_engage_common.stops import ConfigRefused
 from singer_sdk import typing as th
 
-from target_recurly_engage.contract import (
-    ALL,
-    COMPUTED,
-    LIST,
-    RECONCILE_ROLE,
-    SUBSCRIPTIONS_ROLE,
-    USERS_ROLE,
-    contract_of,
-)
+from target_recurly_engage.catalogue import KEPT
+from target_recurly_engage.contract import ALL, COMPUTED, LIST, ROLES, SUBSCRIPTIONS_ROLE, contract_of
+from target_recurly_engage.eligibility import NEVER_HAD, NEVER_PAID
+from target_recurly_engage.offers import BY_PROMOTION, SINGLE_USE
 from target_recurly_engage.primary import DEFAULT_ORDER
 from target_recurly_engage.traits import Kind
 
@@ -322,7 +317,55 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         title="Experiments",
         description=(
             "Arms, such as promo codes, that readers are assigned to by a stable hash: `{name, segment, arms, salt}`, "
-            "with shares such as `{control: 0.2, SPRING50: 0.8}`. Each becomes a trait."
+            "with shares such as `{control: 0.2, SPRING50: 0.8}`. Each becomes a trait. `start` is the day on which "
+            "its prompts go live."
+        ),
+    ),
+    th.Property(
+        "data_sources_path",
+        th.StringType,
+        title="Data sources path",
+        description=(
+            "Folder for `offers.csv`, the promo codes that are valid now, for somebody to upload in Pulse as a data "
+            "source. Without it none is written. See docs/promotions.md."
+        ),
+    ),
+    th.Property(
+        "checkout_url",
+        th.StringType,
+        title="Checkout URL",
+        description=(
+            "Template of the links in that file, like `https://www.example.com/checkout?term={term_id}&promo={code}`; "
+            "there are also `{term_name}`, `{promotion_id}`, `{promotion_name}` and `{currency}`."
+        ),
+    ),
+    th.Property(
+        "checkout_terms",
+        th.ArrayType(th.StringType),
+        default=[],
+        title="Checkout terms",
+        description="Ids of terms in the order in which such a link prefers them, where an offer is for several.",
+    ),
+    th.Property(
+        "single_use_codes",
+        th.StringType,
+        default=BY_PROMOTION,
+        allowed_values=list(SINGLE_USE),
+        title="Single-use codes",
+        description=(
+            "What that file says of a promotion with a code for each reader: one row without a code, the `first` free "
+            "code, or `all` free ones."
+        ),
+    ),
+    th.Property(
+        "new_customers",
+        th.StringType,
+        default=NEVER_HAD,
+        allowed_values=[NEVER_HAD, NEVER_PAID],
+        title="New customers",
+        description=(
+            "Who counts as a new customer to a promotion that is for these: who `never_had` a subscription to a term "
+            "that is sold, or who `never_paid` for one."
         ),
     ),
     th.Property(
@@ -364,12 +407,7 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         "streams",
         th.ObjectType(
             additional_properties=th.ObjectType(
-                th.Property(
-                    "role",
-                    th.StringType,
-                    required=True,
-                    allowed_values=[SUBSCRIPTIONS_ROLE, USERS_ROLE, RECONCILE_ROLE],
-                ),
+                th.Property("role", th.StringType, required=True, allowed_values=list(ROLES)),
                 th.Property("user_id", th.StringType(min_length=1)),
                 th.Property(
                     "traits",
@@ -389,13 +427,14 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
                 ),
             )
         ),
-        default={"subscription_log": {"role": SUBSCRIPTIONS_ROLE}},
+        default={"subscription_log": {"role": SUBSCRIPTIONS_ROLE}, **{role: {"role": role} for role in KEPT}},
         title="Streams",
         description=(
             "What each stream holds. The role `subscriptions` is Piano's log; the role `users` is any stream with "
             "one row a reader: `user_id` names the property with his id, `traits` lists the properties that are sent, "
-            "as names or as `{name, type}`; the role `reconcile` is Piano's API list of subscriptions, which is only "
-            "compared (`recurly-engage reconcile`). Other streams are left alone."
+            "as names or as `{name, type}`. The roles `promotions`, `promo_codes` and `terms` are what the publisher "
+            "sells (docs/promotions.md); the role `reconcile` is Piano's API list of subscriptions, which is only "
+            "compared (`recurly-engage reconcile`). No stream has to come; what does not stand here is left alone."
         ),
     ),
     th.Property(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from singer_sdk.sinks import Sink
 from typing_extensions import override
 
+from target_recurly_engage.catalogue import KEPT
 from target_recurly_engage.contract import RECONCILE_ROLE, SUBSCRIPTIONS_ROLE, USERS_ROLE
 
 if TYPE_CHECKING:
@@ -96,6 +97,14 @@ class ReconcileSink(TakenInSink):
         return run.api()
 
 
+class CatalogueSink(TakenInSink):
+    """For a stream with one of the roles of what the publisher sells."""
+
+    @override
+    def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
+        return run.catalogue(self.config["streams"][self.stream_name]["role"])
+
+
 class LeftAloneSink(Sink):
     """Takes what nobody asked for, and leaves it alone."""
 
@@ -124,5 +133,6 @@ SINKS: Final[dict[str, type[TakenInSink]]] = {
     SUBSCRIPTIONS_ROLE: SubscriptionsSink,
     USERS_ROLE: UsersSink,
     RECONCILE_ROLE: ReconcileSink,
+    **dict.fromkeys(KEPT, CatalogueSink),
 }
 """By the role of a stream."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.delivery.csvs import Delivered
     from target_recurly_engage.delivery.ingest import Requests
     from target_recurly_engage.merge import Merge
+    from target_recurly_engage.offers import DataSource
     from target_recurly_engage.plan import Plan
 
 
@@ -32,9 +33,12 @@ class Summary:
         erased: of the rows, those of readers who were erased; they were left out.
         users: what they did to streams of users.
         api: what came of Piano's API list of subscriptions did to what the ledger holds of it.
+        catalogue: what they did to promotions, promo codes and terms.
         plan: what was to be sent.
         files: what was delivered in files.
         requests: what was delivered by the Ingest API.
+        data_sources: files to upload in Pulse.
+        assigned: readers who were told an arm of an experiment for the first time.
         segments: how many readers are in each segment, enter and leave it.
         unknown_words: status words of Piano that the map does not have, with the number of subscriptions.
     """
@@ -49,9 +53,12 @@ class Summary:
     erased: int = 0
     users: dict[str, Merge] = field(default_factory=dict)
     api: Merge | None = None
+    catalogue: dict[str, Merge] = field(default_factory=dict)
     plan: Plan | None = None
     files: list[Delivered] = field(default_factory=list)
     requests: Requests | None = None
+    data_sources: list[DataSource] = field(default_factory=list)
+    assigned: int = 0
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
     unknown_words: dict[str, int] = field(default_factory=dict)
     finished_at: datetime | None = None
@@ -73,6 +80,7 @@ class Summary:
             "users_streams": {stream: asdict(merge) for stream, merge in self.users.items()},
             "erased_rows": self.erased,
             "api_subscriptions": asdict(self.api) if self.api else None,
+            "catalogue": {role: asdict(merge) for role, merge in self.catalogue.items()},
             "users": None
             if plan is None
             else {
@@ -90,6 +98,8 @@ class Summary:
             "plan": None if plan is None else plan.fingerprint,
             "files": [asdict(file) for file in self.files],
             "requests": asdict(self.requests) if self.requests else None,
+            "data_sources": [asdict(one) for one in self.data_sources],
+            "assigned": self.assigned,
         }
 
     def write(self, folder: Path) -> Path:

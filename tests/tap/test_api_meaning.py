@@ -47,6 +47,29 @@ def test_promotions_are_all_of_them_expired_ones_too(
     assert "expired" in {record["status"] for record in of(run, "promotions")}
 
 
+def test_a_promotion_names_the_terms_it_is_for_and_only_such_are_asked_for(
+    piano: Server, settings: dict[str, Any], sync: Tap, select: Callable[..., Any]
+) -> None:
+    run = sync(None, catalog=select("promotions"), **settings)
+    assert {record["promotion_id"]: record["term_ids"] for record in of(run, "promotions")} == {
+        one.promotion_id: sorted(one.terms) if one.terms else None for one in promotions.ALL
+    }
+
+    def asked() -> int:
+        requests = piano.control("GET", "requests")
+        return sum(request["path"].endswith("/promotion/term/list") for request in requests)
+
+    restricted = sum(bool(one.terms) for one in promotions.ALL)
+    assert asked() == restricted > 0
+    catalog = select("promotions")
+    for entry in (entry for stream in catalog["streams"] for entry in stream["metadata"]):
+        if entry["breadcrumb"][-1:] == ["term_ids"]:
+            entry["metadata"]["selected"] = False
+    without = sync(None, catalog=catalog, **settings)
+    assert "term_ids" not in of(without, "promotions")[0]
+    assert asked() == restricted, "what is not selected is not asked for"
+
+
 def test_codes_are_those_of_their_promotions(
     piano: Server, settings: dict[str, Any], sync: Tap, select: Callable[..., Any]
 ) -> None:

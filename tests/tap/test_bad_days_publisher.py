@@ -188,6 +188,17 @@ def test_a_promotion_that_was_deleted_meanwhile_is_left_out_with_a_warning(
     assert promotions.isdisjoint(last_state(run)["bookmarks"]["promo_codes"]["promotions"])
 
 
+def test_a_promotion_that_was_deleted_before_its_terms_were_asked_for_has_none(
+    piano: Server, settings: dict[str, Any], sync: Tap, select: Callable[..., dict[str, Any]]
+) -> None:
+    fault(piano, path="*/promotion/term/list", success_false=True, code=2, times=1)
+    fault(piano, path="*/promotion/get", success_false=True, code=2, times=1)
+    run = sync(None, catalog=select("promotions"), **settings)
+    restricted = [record["term_ids"] for record in run.records if record["term_dependency_type"] == "include"]
+    assert len(restricted) == 2
+    assert sum(terms is None for terms in restricted) == 1
+
+
 def test_a_token_that_is_revoked_meanwhile_is_no_deleted_promotion(
     piano: Server, settings: dict[str, Any], tap: Tap
 ) -> None:

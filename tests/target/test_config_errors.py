@@ -61,7 +61,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"segments": one_filter(trait="term_nam", include={"one_of": ["a"]})},
         f"{F}.trait: no trait 'term_nam'; did you mean term_name.",
     ),
-    ({"segments": one_filter(include={"one_of": ["a"]})}, f"{F}: takes one of trait, segment and any_of."),
+    ({"segments": one_filter(include={"one_of": ["a"]})}, f"{F}: takes one of trait, segment, promotion and any_of."),
     (
         {"segments": one_filter(trait="term_name")},
         f"{F}: takes one of include and exclude, with an operator such as {{one_of: [a, b]}}.",

@@ -75,14 +75,14 @@ def test_an_increment_keeps_what_it_does_not_mention(engage: Engage) -> None:
 def test_streams_without_a_role_are_named_in_one_warning_and_left_alone(engage: Engage) -> None:
     batch = engage.folder / "other.jsonl"
     batch.write_text("{}\n", encoding="utf-8")
-    announced = {"type": "BATCH", "encoding": {"format": "jsonl"}, "manifest": [batch.as_uri()], "stream": "terms"}
+    announced = {"type": "BATCH", "encoding": {"format": "jsonl"}, "manifest": [batch.as_uri()], "stream": "resources"}
     other = [
-        *engage.snapshot([{"id": "1"}], stream="terms", properties=["id"], state=None), announced,
+        *engage.snapshot([{"id": "1"}], stream="resources", properties=["id"], state=None), announced,
         *engage.snapshot([{"id": "2"}], stream="offers", properties=["id"], state=None),
     ]  # fmt: skip
     run = engage.run([*other, *engage.snapshot(engage.subscriptions(2))])
     assert run.code == 0
-    assert [line for line in run.warnings if "offers, terms" in line] == run.warnings
+    assert [line for line in run.warnings if "offers, resources" in line] == run.warnings
     assert set(engage.sent()) == {"u1", "u2"}
     assert batch.exists()
 

@@ -33,6 +33,7 @@ CONFIG = {
     "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [],
     "max_value_length": 1000, "dry_run": False,
     "resend_after_days": 80, "resend_over_days": 10,
+    "checkout_terms": [], "single_use_codes": "promotion", "new_customers": "never_had",
 }  # fmt: skip
 # Any text but NUL, which the intake drops, and surrogates, which are no text.
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)

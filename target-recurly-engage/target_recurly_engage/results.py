@@ -52,19 +52,21 @@ def results(ledger: Ledger, contract: Contract, now: str, *, since: date | None 
             "codes": _codes(ledger, contract, now, since),
         }
     finally:
-        ledger.connection.execute("DROP TABLE IF EXISTS temp.held_codes")
+        for table in ("held_codes", "told"):
+            ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
 
 # Experiments
 
 
 def _experiment(ledger: Ledger, contract: Contract, one: Experiment, now: str) -> dict[str, Any]:
+    ledger.connection.execute(f"CREATE OR REPLACE TEMP TABLE told AS {_told(one)}")
     rows = ledger.connection.execute(_outcomes(contract, one, now)).fetchall()
     names = ("readers", "conversions", "charged", "with_its_code", "with_another_code")
     counted = {arm: dict(zip(names, counts, strict=True)) for arm, *counts in rows if arm is not None}
     arms = {arm: counted.get(arm, dict.fromkeys(names, 0)) for arm in one.arms}
     rates = {arm: intervals.share(counts["conversions"], counts["readers"]) for arm, counts in arms.items()}
-    moved = ledger.count(_moved(one))
+    moved = ledger.count(_NOTED, one.name) - ledger.count("SELECT count(*) FROM told")
     return {
         "description": one.description,
         "start": one.start.isoformat() if one.start else None,
@@ -78,27 +80,26 @@ def _experiment(ledger: Ledger, contract: Contract, one: Experiment, now: str) -
 def _told(one: Experiment) -> str:
     """Make the SQL of when each reader was first told the arm that is drawn for him; who was told another is out."""
     return f"""
-        SELECT user_id, any_value(arm) AS arm, min(first_at) AS first_at FROM assignments
+        SELECT user_id, min(arm) AS arm, min(first_at) AS first_at FROM assignments
         WHERE experiment = {text(one.name)} GROUP BY user_id
-        HAVING count(DISTINCT arm) = 1 AND any_value(arm) IS NOT DISTINCT FROM any_value({one.drawn})
+        HAVING min(arm) = max(arm) AND min(arm) IS NOT DISTINCT FROM ({one.drawn})
     """
 
 
-def _moved(one: Experiment) -> str:
-    return f"""
-        SELECT count(DISTINCT user_id) FROM assignments
-        ANTI JOIN ({_told(one)}) AS told USING (user_id) WHERE experiment = {text(one.name)}
-    """
+_NOTED: Final = "SELECT count(DISTINCT user_id) FROM assignments WHERE experiment = ?"
 
 
 def _outcomes(contract: Contract, one: Experiment, now: str) -> str:
-    """Make the SQL of one row an arm: readers, those who converted, were charged, and used its code or another."""
+    """Make the SQL of one row an arm: readers, those who converted, were charged, and used its code or another.
+
+    It reads the table ``told``, which is made by :func:`_told`.
+    """
     begun = f"start_date >= {_midnight(one.start, contract)}" if one.start else "true"
     ids, codes = (", ".join(spell(text(arm)) for arm in one.arms) for spell in (str, spelled))
     own = f"coalesce({spelled('promo_code')} = {spelled('arm')} OR promotion_id = arm, false)"
     other = f"({spelled('promo_code')} IN ({codes}) OR promotion_id IN ({ids})) AND NOT {own}"
     return f"""
-        WITH told AS ({_told(one)}), bought AS (
+        WITH bought AS (
             SELECT user_id, arm, coalesce(bool_or(total_charged > 0), false) AS charged,
                 bool_or({own}) AS own, coalesce(bool_or({other}), false) AS other
             FROM told JOIN subscriptions USING (user_id)

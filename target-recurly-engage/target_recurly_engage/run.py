@@ -75,19 +75,32 @@ class Run:
         self._max_reject_fraction = float(config["max_reject_fraction"])
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
+        self.summary.as_of, self.summary.brake = self._now, self._brake
         self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
         try:
             self._contract = contract_of(config).with_kinds(self._ledger.kinds())
             self._delivery = delivery_of(config, self._ledger, self._contract, logger=logger, progress=self._progress)
-            if not self._dry:
-                self._delivery.check()
-            self._delivery.settle()
+            self._begin()
         except BaseException:
             self._ledger.close()
             raise
-        self._ledger.start_run(self.summary.run_id, started_at)
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
+
+    def _begin(self) -> None:
+        """Note the run, and find out whether it could be delivered; where not, that is told as any end is.
+
+        Raises:
+            RunStopped: it could not.
+        """
+        self._ledger.start_run(self.summary.run_id, self.summary.started_at)
+        try:
+            if not self._dry:
+                self._delivery.check()
+            self._delivery.settle()
+        except RunStopped as stop:
+            self.end("stopped", str(stop))
+            raise
 
     # Taking in
 

@@ -50,12 +50,14 @@ def formula_of(path: str, given: Mapping[str, Any], problems: Problems) -> Formu
         problems.add(f"{path}.thresholds", "takes a list of numbers, like [30, 90]")
     if len(problems.found) > before:
         return None
-    made = _sql(path, given, problems) if "sql" in given else _question(path, ways[0], given[ways[0]], problems)
-    if made is None:
+    asked = () if "sql" in given else _question(path, ways[0], given[ways[0]], problems)
+    made = _sql(path, given, problems) if "sql" in given else compound(asked)
+    if made is None or len(problems.found) > before:
         return None
     return Formula(
         name=given["name"], kind=Kind(given["type"]) if "sql" in given else Kind.BOOLEAN, sql=made, of_all=True,
         meaning=str(given.get("description", "")), clear=None if given.get("clear") is None else str(given["clear"]),
+        asks=asked,
         thresholds=None if thresholds is None else tuple(sorted(float(one) for one in thresholds)),
     )  # fmt: skip
 
@@ -64,11 +66,11 @@ def _are_numbers(given: object) -> bool:
     return isinstance(given, list) and not any(isinstance(one, bool | str) or one is None for one in given)
 
 
-def _question(path: str, way: str, given: object, problems: Problems) -> str | None:
-    """Make the SQL that asks whether one and the same subscription has all these values."""
+def _question(path: str, way: str, given: object, problems: Problems) -> tuple[str, ...]:
+    """Make the SQL of the conditions that one and the same subscription must meet; none where it makes no sense."""
     if not isinstance(given, dict) or not given:
         problems.add(f"{path}.{way}", "takes properties with lists of values, such as {term_id: [TM1, TM2]}")
-        return None
+        return ()
     asked = ["live"] if way == "has_active" else []
     for column, values in given.items():
         if column not in _ASKABLE:
@@ -78,7 +80,12 @@ def _question(path: str, way: str, given: object, problems: Problems) -> str | N
         else:
             written = ", ".join(text(str(one).lower() if isinstance(one, bool) else str(one)) for one in values)
             asked.append(f"{name(column)}::VARCHAR IN ({written})")
-    return f"coalesce(bool_or({' AND '.join(asked)}), false)"
+    return tuple(asked)
+
+
+def compound(asked: tuple[str, ...]) -> str:
+    """Make the SQL that says whether one and the same subscription meets all conditions."""
+    return f"coalesce(bool_or({' AND '.join(asked) or 'false'}), false)"
 
 
 def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:

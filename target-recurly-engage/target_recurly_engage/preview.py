@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name
 
-from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.apart import apart
+from target_recurly_engage.desired import desire, forget_desired, today_of
 from target_recurly_engage.segments import ABOUT_VALUES, member
 
 if TYPE_CHECKING:
@@ -33,13 +34,18 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
         hold-back), ``entering`` and ``leaving`` (against what Engage was told), ``sample``, ``overlaps`` with others.
     """
     desire(ledger, contract, now)
+    today = today_of(ledger, contract.wording, now)
     try:
         if not contract.segments:
-            return {"readers": ledger.count("SELECT count(*) FROM primaries"), "segments": {}, "warnings": []}
+            return {
+                "readers": ledger.count("SELECT count(*) FROM primaries"),
+                "segments": {},
+                "warnings": list(apart(ledger, contract, now, today)),
+            }
         return {
             "readers": ledger.count("SELECT count(*) FROM matches"),
             "segments": _segments(ledger, contract),
-            "warnings": list(unseen_values(ledger, contract)),
+            "warnings": [*unseen_values(ledger, contract), *apart(ledger, contract, now, today)],
         }
     finally:
         forget_desired(ledger)

@@ -366,7 +366,7 @@ def predicate(segment: Segment, *, today: str, clear: Mapping[Kind, str]) -> str
         today: the day that counts as today, as ISO 8601.
         clear: what stands for a text and a boolean that is absent.
     """
-    return " AND ".join(_sql(one, today, clear) for one in segment.filters) or "false"
+    return " AND ".join(holds(one, today, clear) for one in segment.filters) or "false"
 
 
 def member(segment: str) -> str:
@@ -374,15 +374,16 @@ def member(segment: str) -> str:
     return name(f"in {segment}")
 
 
-def _sql(row: Filter, today: str, clear: Mapping[Kind, str]) -> str:
+def holds(row: Filter, today: str, clear: Mapping[Kind, str]) -> str:
+    """Make the SQL that says whether one filter holds; as :func:`predicate`."""
     if row.any_of:
-        return f"({' OR '.join(_sql(one, today, clear) for one in row.any_of)})"
+        return f"({' OR '.join(holds(one, today, clear) for one in row.any_of)})"
     if row.segment:
-        holds = member(row.segment)
+        asked = member(row.segment)
     else:
         assert row.trait  # noqa: S101 - a filter asks of something
-        holds = f"coalesce({_asks(row, row.trait, today, clear)}, false)"
-    return f"NOT {holds}" if row.exclude else holds
+        asked = f"coalesce({_asks(row, row.trait, today, clear)}, false)"
+    return f"NOT {asked}" if row.exclude else asked
 
 
 def _asks(row: Filter, trait: Trait, today: str, clear: Mapping[Kind, str]) -> str:

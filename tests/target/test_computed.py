@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -22,7 +22,7 @@ from tests.target import lives
 from tests.target.test_plan import CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from target_recurly_engage.contract import Contract
@@ -35,17 +35,26 @@ def contract(**settings: object) -> Contract:
     return contract_of(CONFIG | {"timezone": "Europe/Amsterdam", "traits": ALL_TRAITS} | settings)
 
 
-def desired(folder: Path, rows: Sequence[lives.Row], made: Contract, now: datetime) -> dict[str, dict[str, Any]]:
-    """What the target's SQL says of each reader, in all tables it makes."""
-    found: dict[str, dict[str, Any]] = {}
+@contextmanager
+def filled(folder: Path, rows: Sequence[lives.Row]) -> Iterator[Ledger]:
+    """A ledger with these subscriptions and no others."""
     with closing(Ledger(folder / "ledger.duckdb", memory_limit="200MB")) as ledger:
-        execute = ledger.connection.execute
-        execute("DELETE FROM subscriptions")
         columns, file = list(rows[0]), folder / "rows.csv"
         with file.open("w", newline="", encoding="utf-8") as out:
             writer = csv.writer(out)
             writer.writerows([["\\N" if row[c] is None else row[c] for c in columns] for row in rows])
-        execute(f"COPY subscriptions ({', '.join(columns)}) FROM '{file}' (HEADER false, NULLSTR '\\N')")
+        ledger.connection.execute("DELETE FROM subscriptions")
+        ledger.connection.execute(
+            f"COPY subscriptions ({', '.join(columns)}) FROM '{file}' (HEADER false, NULLSTR '\\N')"
+        )
+        yield ledger
+
+
+def desired(folder: Path, rows: Sequence[lives.Row], made: Contract, now: datetime) -> dict[str, dict[str, Any]]:
+    """What the target's SQL says of each reader, in all tables it makes."""
+    found: dict[str, dict[str, Any]] = {}
+    with filled(folder, rows) as ledger:
+        execute = ledger.connection.execute
         desire(ledger, made, now.isoformat())
         for table in ("computed", "matches", "audience"):
             if table in {"matches", "audience"} and not made.audience:

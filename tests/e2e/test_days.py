@@ -159,8 +159,9 @@ DATES = {
     "auto_renew_disablement_date": "Auto-renew disablement date",
 }  # fmt: skip
 TEXTS = {
-    "subscription_id": "Subscription ID", "subscription_status": "Subscription status", "term_type": "Term type",
-    "promo_code": "Promo code", "billing_period": "Billing period", "upgrade_status": "Upgrade status",
+    "user_id": "User ID (UID)", "subscription_id": "Subscription ID", "subscription_status": "Subscription status",
+    "term_type": "Term type", "promo_code": "Promo code", "billing_period": "Billing period",
+    "upgrade_status": "Upgrade status",
 }  # fmt: skip
 FLAGS = {"currently_in_grace_period": "Currently in grace period", "auto_renew": "Auto-renew"}
 

@@ -74,17 +74,14 @@ def primary(rows: Iterable[Row]) -> Row:
 
 def covered(rows: Iterable[Row], now: datetime) -> int:
     """Count the days on which at least one subscription gave access, one by one."""
-    days: set[date] = set()
+    days: set[int] = set()
     today = now.astimezone(ZONE).date()
     for row in rows:
         first = day(row["start_date"])
         if row["word"] in APART or first is None:
             continue
         ended = min(day(row["access_expiration_date"]) or day(row["end_date"]) or first, today)
-        last = today if row["live"] else ended
-        while first < last:
-            days.add(first)
-            first += timedelta(days=1)
+        days.update(range(first.toordinal(), (today if row["live"] else ended).toordinal()))
     return len(days)
 
 

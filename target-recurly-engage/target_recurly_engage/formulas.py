@@ -25,9 +25,15 @@ _LIVES_TYPES: Final = (
     | {"word": "VARCHAR", "stage": "VARCHAR", "moment": "TIMESTAMPTZ", "days_added": "BIGINT"}
     | {column: "DATE" for column in LIVES_COLUMNS if column == "today" or column.endswith("_day")}
 )
+_AT_ALIAS: Final = 'at or near "AS"'
+"""The end of what DuckDB says where it stumbles over what stands behind a formula."""
 _MEMBERS: Final = ("name", "type", "sql", "has_active", "has_had", "description", "thresholds", "clear")
 _ASKABLE: Final = (*NAMES, "stage")
-_READS_ELSEWHERE: Final = frozenset({"SUBQUERY", "TABLE_FUNCTION"})
+_READS_ELSEWHERE: Final = {
+    "SUBQUERY": "no SELECT", "TABLE_FUNCTION": "no SELECT", "WINDOW": "no OVER",
+}  # fmt: skip
+"""What would read rows of others, by the class or the type that DuckDB has for it."""
+_MAKES_ROWS: Final = frozenset({"unnest", "generate_subscripts"})
 
 
 def formula_of(path: str, given: Mapping[str, Any], problems: Problems) -> Formula | None:
@@ -96,16 +102,8 @@ def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:
     except ValueError as e:
         problems.add(f"{path}.sql", f"cannot be parsed: {e}")
         return None
-    for function in _functions(tree):
-        if function in _unsteady():
-            problems.add(
-                f"{path}.sql",
-                f"{function}() does not always answer the same, so every run would send; there are the columns "
-                "today and moment",
-            )
-            return None
-    if any(node.get("class") in _READS_ELSEWHERE or node.get("type") in _READS_ELSEWHERE for node in _nodes(tree)):
-        problems.add(f"{path}.sql", "may read the subscriptions of one reader only, so it takes no SELECT")
+    if wrong := _misuse(tree):
+        problems.add(f"{path}.sql", wrong)
         return None
     cast = "DATE" if kind is Kind.DATE else SQL_TYPES[kind]
     try:
@@ -130,13 +128,30 @@ def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:
     return sql
 
 
+def _misuse(tree: Any) -> str | None:  # noqa: ANN401 - a tree of DuckDB's
+    """Say what a formula does that none may do."""
+    for function in _functions(tree):
+        if function in _MAKES_ROWS:
+            return f"{function}() makes several rows of a reader, who has one value"
+        if function in _unsteady():
+            return (
+                f"{function}() does not always answer the same, so every run would send; there are the columns "
+                "today and moment"
+            )
+    kinds = {kind for node in _nodes(tree) for kind in (node.get("class"), node.get("type")) if isinstance(kind, str)}
+    if elsewhere := sorted(kinds & set(_READS_ELSEWHERE)):
+        return f"may read the subscriptions of one reader only, so it takes {_READS_ELSEWHERE[elsewhere[0]]}"
+    return None
+
+
 def _parsed(sql: str) -> Any:  # noqa: ANN401 - a tree of DuckDB's
     with duckdb.connect() as connection:
         # Alone on its line, so that a comment in it ends before the alias, and cannot hide it.
         ((answer,),) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{sql}\n) AS value"]).fetchall()
     tree = json.loads(answer)
     if tree.get("error"):
-        raise ValueError(str(tree.get("error_message", "")).splitlines()[0])
+        complaint = str(tree.get("error_message", "")).splitlines()[0]
+        raise ValueError("it ends before it is complete" if complaint.endswith(_AT_ALIAS) else complaint)
     statements = tree.get("statements", [])
     node = statements[0]["node"] if len(statements) == 1 else {}
     if len(node.get("select_list", [])) != 1 or node["from_table"]["type"] != "EMPTY" or node.get("where_clause"):

@@ -125,14 +125,13 @@ def unseen_values(ledger: Ledger, contract: Contract) -> Iterator[str]:
             if trait is None or trait.stream or row.operator != "one_of" or trait.kind not in ABOUT_VALUES:
                 continue
             column, table = name(trait.key), "computed" if trait.computed else "subscriptions"
-            seen = {
-                value for (value,) in ledger.connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
-            }
+            query = f"SELECT DISTINCT {column} FROM {table} WHERE lower({column}) IN (SELECT lower(unnest(?)))"
+            seen = {value for (value,) in ledger.connection.execute(query, [list(row.values)]).fetchall()}
             closed = {value for one in contract.formulas if one.name == trait.key for value in one.values}
             absent = contract.wording.clear_value(trait)
             for value in row.values:
                 if value not in seen | closed | {absent}:
-                    near = next((one for one in seen if one and one.lower() == value.lower()), None)
+                    near = min((one for one in seen if one.lower() == value.lower()), default=None)
                     hint = f"; there is {near!r}, and Engage tells small from capital letters" if near else ""
                     yield f"{row.path}: no reader has {trait.key} {value!r}{hint}"
 

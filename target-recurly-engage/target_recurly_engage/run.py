@@ -25,7 +25,7 @@ from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_users
 from target_recurly_engage.plan import Ageing, make_plan
-from target_recurly_engage.preview import sizes
+from target_recurly_engage.preview import sizes, unseen_values
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary
@@ -205,6 +205,9 @@ class Run:
             )
         self.summary.plan = plan
         self.summary.segments = sizes(self._ledger, self._contract)
+        self.summary.unseen = list(unseen_values(self._ledger, self._contract))
+        for warning in self.summary.unseen:
+            self._logger.warning("%s", warning)
         forget_desired(self._ledger)
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)

@@ -155,7 +155,7 @@ def _in_order(named: Mapping[str, Segment], problems: Problems) -> tuple[Segment
         return tuple(named[one] for one in TopologicalSorter(asks).static_order())
     except CycleError as e:
         problems.add(f"segments.{e.args[1][0]}", f"asks of itself: {' → '.join(reversed(e.args[1]))}")
-        return ()
+        return tuple(named.values())
 
 
 def _segment(path: str, given: Mapping[str, Any], traits: Mapping[str, Trait], problems: Problems) -> Segment:

@@ -36,6 +36,7 @@ class Summary:
         requests: what was delivered by the Ingest API.
         segments: how many readers are in each segment, enter and leave it.
         unknown_words: status words of Piano that the map does not have, with the number of subscriptions.
+        unseen: warnings of values that segments ask for and that no reader has.
         as_of: the moment that counted as now, where it was another one than when the run began.
         brake: what looked at the rows and the plan before they were sent.
     """
@@ -53,6 +54,7 @@ class Summary:
     requests: Requests | None = None
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
     unknown_words: dict[str, int] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
     as_of: str | None = None
     brake: Brake | None = None
     finished_at: datetime | None = None
@@ -87,6 +89,7 @@ class Summary:
             "invalid": None if plan is None else plan.invalid,
             "segments": self.segments,
             "unknown_status_words": self.unknown_words,
+            "unseen_values": self.unseen,
             "brake": None
             if self.brake is None
             else {"let_through": self.brake.let_through, "checks": [asdict(check) for check in self.brake.checks]},

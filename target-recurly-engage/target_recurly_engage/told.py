@@ -269,30 +269,34 @@ def _steps(contract: Contract, names: set[str]) -> list[Facts]:
 
 def _attention(shown: Mapping[str, Any]) -> Iterator[Facts]:
     """Yield what somebody should look at, the gravest first, each with the section that says more."""
-    run, freshness, rejects = shown["run"], shown["freshness"], shown["rejects"]
+    run = shown["run"]
     brake = run["brake"] or {}
     if run["message"]:
         at = "brake" if any(check["wrong"] for check in brake.get("checks", [])) else "funnel"
         yield {"tone": "bad", "text": run["message"], "at": at}
     if brake.get("let_through"):
         yield {"tone": "warn", "text": "The brake found something, and somebody let this plan through.", "at": "brake"}
-    if freshness and freshness["old"]:
-        text = f"The newest change that Piano told of is {freshness['age']} old. Is an old export being read?"
-        yield {"tone": "warn", "text": text, "at": "came"}
-    for words, count in shown["words"].items():
-        text = f"Piano's status word “{words}” is not in the map: {count:,} subscription(s) have no stage."
-        yield {"tone": "warn", "text": text, "at": "rejects"}
-    if rejects["readers"]:
-        yield {"tone": "warn", "text": f"Engage rejects {rejects['readers']:,} reader(s).", "at": "rejects"}
-    if invalid := sum((run["invalid"] or {}).values()):
-        yield {"tone": "warn", "text": f"{invalid:,} value(s) cannot be sent and count as absent.", "at": "rejects"}
-    requests = run["requests"] or {}
-    if held := requests.get("held"):
-        yield {"tone": "warn", "text": f"{held:,} reader(s) wait until Engage has read the last file.", "at": "funnel"}
-    if shown["to_do"]["clashes"]:
-        yield {"tone": "warn", "text": "Somebody else writes traits of the same names.", "at": "todo"}
+    yield from ({"tone": "warn", "text": text, "at": at} for at, text in _warnings(shown))
     if shown["to_do"]["fresh"]:
         yield {"tone": "plain", "text": "New traits were told: Pulse has to know their types.", "at": "todo"}
+
+
+def _warnings(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the section and the words of each warning."""
+    run, freshness, rejects = shown["run"], shown["freshness"], shown["rejects"]
+    if freshness and freshness["old"]:
+        age = freshness["age"]
+        yield "came", f"The newest change that Piano told of is {age} old. Is an old export being read?"
+    for words, count in shown["words"].items():
+        yield "rejects", f"Piano's status word “{words}” is not in the map: {count:,} subscription(s) have no stage."
+    yield from (("segments", warning) for warning in run.get("unseen_values") or [])
+    counts = {
+        ("rejects", "Engage rejects {:,} reader(s)."): rejects["readers"],
+        ("rejects", "{:,} value(s) cannot be sent and count as absent."): sum((run["invalid"] or {}).values()),
+        ("funnel", "{:,} reader(s) wait until Engage has read the last file."): (run["requests"] or {}).get("held"),
+        ("todo", "{:,} trait(s) have names that somebody else writes as well."): len(shown["to_do"]["clashes"]),
+    }
+    yield from ((at, words.format(count)) for (at, words), count in counts.items() if count)
 
 
 def _headline(shown: Mapping[str, Any]) -> str:

@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from target_recurly_engage.plan import Plan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that the brake looked at.
+
+    Attributes:
+        what: the question, for a person.
+        saw: what it saw.
+        limit: what would have stopped the run.
+        wrong: whether it did.
+    """
+
+    what: str
+    saw: str
+    limit: str
+    wrong: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class Brake:
     """How much is too much, and what was found.
@@ -28,16 +45,23 @@ class Brake:
         max_clear_fraction: no more than this share of the known readers may lose all traits of a source at once.
         max_change_fraction: no more than this share of the known readers may change at once; None is no limit.
         findings: what looks wrong, in sentences.
+        checks: all that was looked at.
+        let_through: something was found, and this very plan was let through.
     """
 
     min_rows_fraction: float = 0.9
     max_clear_fraction: float = 0.05
     max_change_fraction: float | None = None
     findings: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    let_through: bool = False
 
     def check_columns(self, stream: str, missing: Iterable[str]) -> None:
         """Look for traits that Engage was told of and that came with no column."""
-        if names := sorted(missing):
+        names = sorted(missing)
+        saw = ", ".join(names) or "none"
+        self._note(f"Columns missing in {stream}", saw, "one that Engage was told of", wrong=bool(names))
+        if names:
             self.findings.append(
                 f"{stream} has no column for {', '.join(names)}, which would be cleared for every reader: export the "
                 "column again, and select it in the tap"
@@ -47,13 +71,18 @@ class Brake:
         """Look for a complete stream that is far smaller than the last, or whose ids are all others."""
         if not complete or not merge.before:
             return
-        if merge.came < self.min_rows_fraction * merge.before:
+        few = merge.came < self.min_rows_fraction * merge.before
+        others = bool(self.min_rows_fraction) and merge.vanished == merge.before
+        least = f"below {100 * self.min_rows_fraction:g} % of {merge.before:,}"
+        self._note(f"Rows of {stream}, which is complete", f"{merge.came:,}", least, wrong=few)
+        self._note(f"Known rows of {stream} that have vanished", f"{merge.vanished:,}", "every one", wrong=others)
+        if few:
             self.findings.append(
                 f"{stream} is complete with {merge.came:,} rows, where the ledger holds {merge.before:,}; "
                 f"{merge.vanished:,} would have vanished (brake_min_rows_fraction: below {self.min_rows_fraction:g}): "
                 "check the export's filters"
             )
-        elif self.min_rows_fraction and merge.vanished == merge.before:
+        elif others:
             self.findings.append(
                 f"{stream}: all ids changed, none of the {merge.before:,} known rows is among the {merge.came:,} that "
                 "came: is it another application's export, or another column that counts as the id?"
@@ -61,18 +90,33 @@ class Brake:
 
     def check_plan(self, plan: Plan) -> None:
         """Look for too many readers who would lose all traits, or change."""
-        if plan.gone > self.max_clear_fraction * plan.known:
+        self._check_cleared(plan)
+        if self.max_change_fraction is not None:
+            self._check_changed(plan, self.max_change_fraction)
+
+    def _check_cleared(self, plan: Plan) -> None:
+        wrong, share = plan.gone > self.max_clear_fraction * plan.known, 100 * self.max_clear_fraction
+        self._note("Readers who lose all traits", f"{plan.gone:,}", f"above {share:g} % of {plan.known:,}", wrong=wrong)
+        if wrong:
             every = " (every one: did the readers' ids change?)" if plan.gone == plan.known else ""
             self.findings.append(
                 f"{plan.gone:,} of {plan.known:,} readers{every} would have all traits cleared, because nothing came "
                 f"of them (brake_max_clear_fraction: above {self.max_clear_fraction:g}): check the export"
             )
-        if self.max_change_fraction is not None and plan.changed > self.max_change_fraction * plan.known:
+
+    def _check_changed(self, plan: Plan, most: float) -> None:
+        wrong = plan.changed > most * plan.known
+        limit = f"above {100 * most:g} % of {plan.known:,}"
+        self._note("Known readers who change", f"{plan.changed:,}", limit, wrong=wrong)
+        if wrong:
             common = sorted(plan.traits, key=lambda trait: plan.traits[trait].changed + plan.traits[trait].cleared)
             self.findings.append(
                 f"{plan.changed:,} of {plan.known:,} readers would change, most of them in {common[-1]} "
-                f"(brake_max_change_fraction: above {self.max_change_fraction:g})"
+                f"(brake_max_change_fraction: above {most:g})"
             )
+
+    def _note(self, what: str, saw: str, limit: str, *, wrong: bool) -> None:
+        self.checks.append(Check(what=what, saw=saw, limit=limit, wrong=wrong))
 
     def apply(self, plan: Plan, accepted: str | None, used: str | None) -> bool:
         """Stop when something was found, unless this very plan was let through.
@@ -91,6 +135,7 @@ class Brake:
         if not self.findings:
             return False
         if accepted == plan.fingerprint and used is None:
+            self.let_through = True
             return True
         spent = f" --accept {accepted} was used up on {used}." if accepted == plan.fingerprint else ""
         other = f" --accept {accepted} is for another plan." if accepted and not spent else ""

@@ -38,6 +38,7 @@ class Formula:
         thresholds: it changes by itself from day to day, and is told at these numbers.
         clear: written where there is none, if not what the settings say for its type.
         values: all it can be, where that is a short list.
+        asks: the conditions that one and the same subscription must meet, of a compound trait.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Formula:
     thresholds: tuple[float, ...] | None = None
     clear: str | None = None
     values: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
 
     @property
     def trait(self) -> Trait:

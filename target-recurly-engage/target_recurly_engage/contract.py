@@ -164,6 +164,7 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
     known = {trait.key: trait for trait in (*TRAITS, *(one.trait for one in formulas.values()))}
     known |= {trait.key: trait for trait in contract.traits}
     segments = segments_of(_segments(config["segments"], problems), known, problems)
+    _check_values(segments, formulas, contract.wording, problems)
     experiments = experiments_of(config["experiments"], [one.name for one in segments], problems)
     needed = {trait.key for segment in segments for trait in segment.traits} | sent
     contract = replace(
@@ -238,6 +239,20 @@ def _renamed(contract: Contract, config: Mapping[str, Any], problems: Problems) 
         users=tuple(replace(one, traits=tuple(map(named, one.traits))) for one in contract.users),
         audience=tuple(replace(trait, name=prefix + trait.name) for trait in contract.audience),
     )
+
+
+def _check_values(
+    segments: Iterable[Segment], formulas: Mapping[str, Formula], wording: Wording, problems: Problems
+) -> None:
+    """Look for values that a formula can never have; the preview knows of those that no reader has today."""
+    for row in (one for segment in segments for filter_ in segment.filters for one in filter_.walk() if one.trait):
+        assert row.trait  # noqa: S101 - as asked for
+        known = formulas[row.trait.key].values if row.trait.computed and row.trait.key in formulas else ()
+        for value in row.values if known and row.operator == "one_of" else ():
+            if value not in {*known, wording.clear_value(row.trait)}:
+                way = "exclude" if row.exclude else "include"
+                meant = suggestion(value, known)
+                problems.add(f"{row.path}.{way}.one_of", f"{row.trait.key} is never {value!r}{meant}")
 
 
 def _check_names(contract: Contract, problems: Problems) -> None:

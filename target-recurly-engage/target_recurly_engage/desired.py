@@ -78,17 +78,23 @@ def forget_desired(ledger: Ledger, *tables: str) -> None:
         ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
 
 
+def today_of(ledger: Ledger, wording: Wording, now: str) -> str:
+    """Give the day of the moment *now* in the zone of the settings, as ISO 8601."""
+    query = f"SELECT timezone({text(wording.zone)}, {text(now)}::TIMESTAMPTZ)::DATE::VARCHAR"
+    ((today,),) = ledger.connection.execute(query).fetchall()
+    return str(today)
+
+
 def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) -> None:
     """Make ``matches`` and ``audience`` for all readers that a source knows."""
     execute, wording = ledger.connection.execute, contract.wording
     promotions = make_eligible(ledger, contract, now) if asked_of(contract) else {}
     execute(f"CREATE OR REPLACE TEMP VIEW profiles AS {_profiles(contract, sources, promotions)}")
-    query = f"SELECT timezone({text(wording.zone)}, {text(now)}::TIMESTAMPTZ)::DATE::VARCHAR"
-    ((today,),) = execute(query).fetchall()
+    today = today_of(ledger, wording, now)
     clear = {Kind.STRING: wording.clear_string, Kind.BOOLEAN: wording.clear_boolean}
     matched = "SELECT * FROM profiles"
     for segment in contract.segments:  # each may read those before it
-        holds = predicate(segment, today=str(today), clear=clear)
+        holds = predicate(segment, today=today, clear=clear)
         matched = f"SELECT *, {holds} AS {member(segment.name)} FROM ({matched})"
     members = "".join(f", {member(segment.name)}" for segment in contract.segments)
     execute(f"CREATE OR REPLACE TEMP TABLE matches AS SELECT user_id{members} FROM ({matched})")
@@ -126,7 +132,7 @@ def _profiles(contract: Contract, sources: list[Source], promotions: Mapping[str
         elif trait.computed:
             cells.append(f"computed.{name(trait.key)} AS {name(trait.key)}")
         else:
-            cells.append(f"{_of_log(trait, contract.wording)} AS {name(trait.key)}")
+            cells.append(f"{of_log(trait, contract.wording)} AS {name(trait.key)}")
     if promotions:
         joins += f" LEFT JOIN eligible ON eligible.user_id = {users})"
     for one in asked_of(contract):
@@ -142,7 +148,8 @@ _SEGMENT_TYPES: Final = {
 }  # fmt: skip
 
 
-def _of_log(trait: Trait, wording: Wording) -> str:
+def of_log(trait: Trait, wording: Wording) -> str:
+    """Make the SQL of a property of the table ``subscriptions`` as segments ask of it: a day for a date."""
     column = f"subscriptions.{name(trait.key)}"
     if trait.kind is Kind.STRING:
         return blank_is_null(column)

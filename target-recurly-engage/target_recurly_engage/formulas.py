@@ -25,9 +25,15 @@ _LIVES_TYPES: Final = (
     | {"word": "VARCHAR", "stage": "VARCHAR", "moment": "TIMESTAMPTZ", "days_added": "BIGINT"}
     | {column: "DATE" for column in LIVES_COLUMNS if column == "today" or column.endswith("_day")}
 )
+_AT_ALIAS: Final = 'at or near "AS"'
+"""The end of what DuckDB says where it stumbles over what stands behind a formula."""
 _MEMBERS: Final = ("name", "type", "sql", "has_active", "has_had", "description", "thresholds", "clear")
 _ASKABLE: Final = (*NAMES, "stage")
-_READS_ELSEWHERE: Final = frozenset({"SUBQUERY", "TABLE_FUNCTION"})
+_READS_ELSEWHERE: Final = {
+    "SUBQUERY": "no SELECT", "TABLE_FUNCTION": "no SELECT", "WINDOW": "no OVER",
+}  # fmt: skip
+"""What would read rows of others, by the class or the type that DuckDB has for it."""
+_MAKES_ROWS: Final = frozenset({"unnest", "generate_subscripts"})
 
 
 def formula_of(path: str, given: Mapping[str, Any], problems: Problems) -> Formula | None:
@@ -50,12 +56,14 @@ def formula_of(path: str, given: Mapping[str, Any], problems: Problems) -> Formu
         problems.add(f"{path}.thresholds", "takes a list of numbers, like [30, 90]")
     if len(problems.found) > before:
         return None
-    made = _sql(path, given, problems) if "sql" in given else _question(path, ways[0], given[ways[0]], problems)
-    if made is None:
+    asked = () if "sql" in given else _question(path, ways[0], given[ways[0]], problems)
+    made = _sql(path, given, problems) if "sql" in given else compound(asked)
+    if made is None or len(problems.found) > before:
         return None
     return Formula(
         name=given["name"], kind=Kind(given["type"]) if "sql" in given else Kind.BOOLEAN, sql=made, of_all=True,
         meaning=str(given.get("description", "")), clear=None if given.get("clear") is None else str(given["clear"]),
+        asks=asked,
         thresholds=None if thresholds is None else tuple(sorted(float(one) for one in thresholds)),
     )  # fmt: skip
 
@@ -64,11 +72,11 @@ def _are_numbers(given: object) -> bool:
     return isinstance(given, list) and not any(isinstance(one, bool | str) or one is None for one in given)
 
 
-def _question(path: str, way: str, given: object, problems: Problems) -> str | None:
-    """Make the SQL that asks whether one and the same subscription has all these values."""
+def _question(path: str, way: str, given: object, problems: Problems) -> tuple[str, ...]:
+    """Make the SQL of the conditions that one and the same subscription must meet; none where it makes no sense."""
     if not isinstance(given, dict) or not given:
         problems.add(f"{path}.{way}", "takes properties with lists of values, such as {term_id: [TM1, TM2]}")
-        return None
+        return ()
     asked = ["live"] if way == "has_active" else []
     for column, values in given.items():
         if column not in _ASKABLE:
@@ -78,7 +86,12 @@ def _question(path: str, way: str, given: object, problems: Problems) -> str | N
         else:
             written = ", ".join(text(str(one).lower() if isinstance(one, bool) else str(one)) for one in values)
             asked.append(f"{name(column)}::VARCHAR IN ({written})")
-    return f"coalesce(bool_or({' AND '.join(asked)}), false)"
+    return tuple(asked)
+
+
+def compound(asked: tuple[str, ...]) -> str:
+    """Make the SQL that says whether one and the same subscription meets all conditions."""
+    return f"coalesce(bool_or({' AND '.join(asked) or 'false'}), false)"
 
 
 def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:
@@ -89,16 +102,8 @@ def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:
     except ValueError as e:
         problems.add(f"{path}.sql", f"cannot be parsed: {e}")
         return None
-    for function in _functions(tree):
-        if function in _unsteady():
-            problems.add(
-                f"{path}.sql",
-                f"{function}() does not always answer the same, so every run would send; there are the columns "
-                "today and moment",
-            )
-            return None
-    if any(node.get("class") in _READS_ELSEWHERE or node.get("type") in _READS_ELSEWHERE for node in _nodes(tree)):
-        problems.add(f"{path}.sql", "may read the subscriptions of one reader only, so it takes no SELECT")
+    if wrong := _misuse(tree):
+        problems.add(f"{path}.sql", wrong)
         return None
     cast = "DATE" if kind is Kind.DATE else SQL_TYPES[kind]
     try:
@@ -123,13 +128,30 @@ def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:
     return sql
 
 
+def _misuse(tree: Any) -> str | None:  # noqa: ANN401 - a tree of DuckDB's
+    """Say what a formula does that none may do."""
+    for function in _functions(tree):
+        if function in _MAKES_ROWS:
+            return f"{function}() makes several rows of a reader, who has one value"
+        if function in _unsteady():
+            return (
+                f"{function}() does not always answer the same, so every run would send; there are the columns "
+                "today and moment"
+            )
+    kinds = {kind for node in _nodes(tree) for kind in (node.get("class"), node.get("type")) if isinstance(kind, str)}
+    if elsewhere := sorted(kinds & set(_READS_ELSEWHERE)):
+        return f"may read the subscriptions of one reader only, so it takes {_READS_ELSEWHERE[elsewhere[0]]}"
+    return None
+
+
 def _parsed(sql: str) -> Any:  # noqa: ANN401 - a tree of DuckDB's
     with duckdb.connect() as connection:
         # Alone on its line, so that a comment in it ends before the alias, and cannot hide it.
         ((answer,),) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{sql}\n) AS value"]).fetchall()
     tree = json.loads(answer)
     if tree.get("error"):
-        raise ValueError(str(tree.get("error_message", "")).splitlines()[0])
+        complaint = str(tree.get("error_message", "")).splitlines()[0]
+        raise ValueError("it ends before it is complete" if complaint.endswith(_AT_ALIAS) else complaint)
     statements = tree.get("statements", [])
     node = statements[0]["node"] if len(statements) == 1 else {}
     if len(node.get("select_list", [])) != 1 or node["from_table"]["type"] != "EMPTY" or node.get("where_clause"):

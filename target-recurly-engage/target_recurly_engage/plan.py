@@ -111,7 +111,11 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE readers AS {_readers(sources, contract.wording)}")
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
-    execute(f"CREATE OR REPLACE TABLE plan AS {_differing(sources, traits, wording, delivery_id)}")
+    differing = _differing(sources, traits, wording, delivery_id)
+    slices = _slices(ledger.count("SELECT count(*) FROM suspects"), len(sources))
+    for i, part in enumerate(slices):
+        into = "INSERT INTO plan" if i else "CREATE OR REPLACE TABLE plan AS"
+        execute(f"{into} {differing.replace(_SUSPECTS, f'(FROM suspects WHERE {part}) AS suspects')}")
     fingerprint = _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
@@ -232,6 +236,16 @@ def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
 
 # What has changed
 
+_SUSPECTS: Final = "suspects_of_a_slice"
+_SLICE: Final = 250_000
+"""Readers whose rows of many sources are joined at a time, so that memory is enough for it (docs/decisions.md)."""
+
+
+def _slices(readers: int, sources: int) -> list[str]:
+    """Make the SQL of the slices in which so many readers are compared; up to two sources are joined at once."""
+    count = max(-(-readers * max(sources - 2, 0) // _SLICE), 1)
+    return [f"hash(user_id) % {count} = {i}" for i in range(count)]
+
 
 def _differing(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
     """Make the SQL of the plan: the suspects' desired traits without those that Engage was told word by word."""
@@ -241,7 +255,7 @@ def _differing(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: 
     return f"""
         WITH desired AS (
             SELECT suspects.user_id, {text(delivery_id)} AS delivery_id, suspects.fingerprint, {cells}
-            FROM suspects {joins}
+            FROM {_SUSPECTS} {joins}
             LEFT JOIN (FROM delivered SEMI JOIN suspects USING (user_id)) AS told ON told.user_id = suspects.user_id
         )
         SELECT plan.* FROM desired AS plan LEFT JOIN delivered AS told USING (user_id)

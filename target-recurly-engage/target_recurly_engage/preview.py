@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name
 
-from target_recurly_engage.desired import desire, forget_desired
+from target_recurly_engage.apart import apart
+from target_recurly_engage.desired import desire, forget_desired, today_of
 from target_recurly_engage.eligibility import asked_of, counts, unknown_promotions
 from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.segments import ABOUT_VALUES, member
@@ -36,15 +37,24 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
         by promotion that segments ask of: ``readers`` who may use it, and ``against`` how many stands what.
     """
     desire(ledger, contract, now)
+    today = today_of(ledger, contract.wording, now)
     try:
         if not contract.segments:
-            readers = ledger.count("SELECT count(*) FROM primaries")
-            return {"readers": readers, "segments": {}, "promotions": {}, "warnings": []}
+            return {
+                "readers": ledger.count("SELECT count(*) FROM primaries"),
+                "segments": {},
+                "promotions": {},
+                "warnings": list(apart(ledger, contract, now, today)),
+            }
         return {
             "readers": ledger.count("SELECT count(*) FROM matches"),
             "segments": _segments(ledger, contract),
             "promotions": _promotions(ledger, contract, now),
-            "warnings": [*unseen_values(ledger, contract), *unknown_promotions(ledger, contract)],
+            "warnings": [
+                *unseen_values(ledger, contract),
+                *unknown_promotions(ledger, contract),
+                *apart(ledger, contract, now, today),
+            ],
         }
     finally:
         forget_desired(ledger)
@@ -131,14 +141,13 @@ def unseen_values(ledger: Ledger, contract: Contract) -> Iterator[str]:
             if trait is None or trait.stream or row.operator != "one_of" or trait.kind not in ABOUT_VALUES:
                 continue
             column, table = name(trait.key), "computed" if trait.computed else "subscriptions"
-            seen = {
-                value for (value,) in ledger.connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
-            }
+            query = f"SELECT DISTINCT {column} FROM {table} WHERE lower({column}) IN (SELECT lower(unnest(?)))"
+            seen = {value for (value,) in ledger.connection.execute(query, [list(row.values)]).fetchall()}
             closed = {value for one in contract.formulas if one.name == trait.key for value in one.values}
             absent = contract.wording.clear_value(trait)
             for value in row.values:
                 if value not in seen | closed | {absent}:
-                    near = next((one for one in seen if one and one.lower() == value.lower()), None)
+                    near = min((one for one in seen if one.lower() == value.lower()), default=None)
                     hint = f"; there is {near!r}, and Engage tells small from capital letters" if near else ""
                     yield f"{row.path}: no reader has {trait.key} {value!r}{hint}"
 

@@ -91,6 +91,11 @@ def _warnings(one: Filter, contract: Contract, sent: dict[str, Trait]) -> Iterat
         yield f"{trait.key} is not sent; add it to traits, or use the segment's own trait"
     if one.operator == "is_set":
         yield f"{trait.key}: Pulse shows no operator for 'is set'; exclude {contract.wording.clear_value(trait)!r}"
+    if len(next((formula.asks for formula in contract.formulas if formula.name == trait.key), ())) > 1:
+        yield (
+            f"{trait.key} asks one and the same subscription, which collection filters cannot: Engage judges each of "
+            "them by itself, so they would take a reader with one subscription that is live and another that is meant"
+        )
     yield from _broader(one, trait, contract.wording)
     if trait.drifts and trait.key in sent:
         missing = [f"{edge:g}" for edge in _edges(one) if edge not in trait.thresholds]

@@ -30,7 +30,7 @@ from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.offers import write_offers
 from target_recurly_engage.plan import Ageing, make_plan
-from target_recurly_engage.preview import sizes
+from target_recurly_engage.preview import sizes, unseen_values
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from target_recurly_engage.intake import Intake
+    from target_recurly_engage.plan import Plan
     from target_recurly_engage.traits import Trait
 
 
@@ -80,21 +81,34 @@ class Run:
         self._max_reject_fraction = float(config["max_reject_fraction"])
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
+        self.summary.as_of, self.summary.brake = self._now, self._brake
         self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
         try:
             self._contract = contract_of(config).with_kinds(self._ledger.kinds())
             self._delivery = delivery_of(config, self._ledger, self._contract, logger=logger, progress=self._progress)
-            if not self._dry:
-                self._delivery.check()
-            self._delivery.settle()
+            self._begin()
         except BaseException:
             self._ledger.close()
             raise
-        self._ledger.start_run(self.summary.run_id, started_at)
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
         self._api: ApiIntake | None = None
         self._catalogue: dict[str, CatalogueIntake] = {}
+
+    def _begin(self) -> None:
+        """Note the run, and find out whether it could be delivered; where not, that is told as any end is.
+
+        Raises:
+            RunStopped: it could not.
+        """
+        self._ledger.start_run(self.summary.run_id, self.summary.started_at)
+        try:
+            if not self._dry:
+                self._delivery.check()
+            self._delivery.settle()
+        except RunStopped as stop:
+            self.end("stopped", str(stop))
+            raise
 
     # Taking in
 
@@ -135,16 +149,14 @@ class Run:
             StorageFailed: a disk is full.
         """
         intakes = [*([self._subscriptions] if self._subscriptions else []), *self._users.values()]
-        complete = {intake: intake.finish() for intake in (*intakes, *self._catalogue.values())}
+        beside = [*self._catalogue.values(), *([self._api] if self._api else [])]
+        complete = {intake: intake.finish() for intake in (*intakes, *beside)}
         self.summary.rows = sum(intake.rows for intake in intakes)
         self.summary.rejected = sum(intake.blank for intake in intakes)
-        api_complete = self._api.finish() if self._api else False
-        self.summary.erased = sum(intake.erased for intake in (*intakes, *([self._api] if self._api else [])))
+        self.summary.erased = sum(intake.erased for intake in (*intakes, *beside))
         delivery_id = uuid.uuid4().hex
         with storage_errors(f"working on {self._ledger.path}"):
             with self._ledger.trial() if self._dry else self._ledger.transaction():
-                if self._api:
-                    self.summary.api = merge_api(self._ledger, self._api.table, complete=api_complete)
                 self._make_plan(complete, delivery_id)
                 if self._dry:
                     self._show()
@@ -220,14 +232,7 @@ class Run:
 
     def _make_plan(self, complete: Mapping[Intake, bool], delivery_id: str) -> None:
         clock = self.summary.started_at.isoformat()
-        if self._subscriptions:
-            self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
-        for one in self._catalogue.values():
-            self._merge_catalogue(one, complete=complete[one])
-        for warning in unknown_promotions(self._ledger, self._contract):
-            self._logger.warning("%s", warning)
-        for intake in self._users.values():
-            self._merge_users(intake, complete=complete[intake])
+        self._merge(complete)
         reopen_overtaken(self._ledger, clock)
         for trait, why in self._contract.clashes().items():
             self._logger.warning("%s: %s; rename it with trait_names, or leave it out", trait, why)
@@ -243,9 +248,30 @@ class Run:
             )
         self.summary.plan = plan
         self.summary.segments = sizes(self._ledger, self._contract)
+        self.summary.unseen = list(unseen_values(self._ledger, self._contract))
         forget_desired(self._ledger)
+        for warning in (*self.summary.unseen, *unknown_promotions(self._ledger, self._contract)):
+            self._logger.warning("%s", warning)
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
+        self._judge(plan)
+
+    def _merge(self, complete: Mapping[Intake, bool]) -> None:
+        if self._subscriptions:
+            self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
+        for one in self._catalogue.values():
+            self._merge_catalogue(one, complete=complete[one])
+        for intake in self._users.values():
+            self._merge_users(intake, complete=complete[intake])
+        if self._api:
+            self.summary.api = merge_api(self._ledger, self._api.table, complete=complete[self._api])
+
+    def _judge(self, plan: Plan) -> None:
+        """Let the brake look at the plan.
+
+        Raises:
+            BrakeApplied: it looks wrong, and nobody has let it through.
+        """
         self._brake.check_plan(plan)
         accepted = self._config.get("accept")
         try:

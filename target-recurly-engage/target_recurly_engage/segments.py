@@ -162,7 +162,7 @@ def _in_order(named: Mapping[str, Segment], problems: Problems) -> tuple[Segment
         return tuple(named[one] for one in TopologicalSorter(asks).static_order())
     except CycleError as e:
         problems.add(f"segments.{e.args[1][0]}", f"asks of itself: {' → '.join(reversed(e.args[1]))}")
-        return ()
+        return tuple(named.values())
 
 
 def _segment(path: str, given: Mapping[str, Any], traits: Mapping[str, Trait], problems: Problems) -> Segment:
@@ -385,7 +385,7 @@ def predicate(segment: Segment, *, today: str, clear: Mapping[Kind, str]) -> str
         today: the day that counts as today, as ISO 8601.
         clear: what stands for a text and a boolean that is absent.
     """
-    return " AND ".join(_sql(one, today, clear) for one in segment.filters) or "false"
+    return " AND ".join(holds(one, today, clear) for one in segment.filters) or "false"
 
 
 def member(segment: str) -> str:
@@ -398,17 +398,18 @@ def may(promotion: str) -> str:
     return name(f"may {promotion}")
 
 
-def _sql(row: Filter, today: str, clear: Mapping[Kind, str]) -> str:
+def holds(row: Filter, today: str, clear: Mapping[Kind, str]) -> str:
+    """Make the SQL that says whether one filter holds; as :func:`predicate`."""
     if row.any_of:
-        return f"({' OR '.join(_sql(one, today, clear) for one in row.any_of)})"
+        return f"({' OR '.join(holds(one, today, clear) for one in row.any_of)})"
     if row.promotion:  # NULL where the ledger does not know it, so neither of the two holds
         return f"coalesce({'NOT ' if row.exclude else ''}{may(row.promotion)}, false)"
     if row.segment:
-        holds = member(row.segment)
+        asked = member(row.segment)
     else:
         assert row.trait  # noqa: S101 - a filter asks of something
-        holds = f"coalesce({_asks(row, row.trait, today, clear)}, false)"
-    return f"NOT {holds}" if row.exclude else holds
+        asked = f"coalesce({_asks(row, row.trait, today, clear)}, false)"
+    return f"NOT {asked}" if row.exclude else asked
 
 
 def _asks(row: Filter, trait: Trait, today: str, clear: Mapping[Kind, str]) -> str:

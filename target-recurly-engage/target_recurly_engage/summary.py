@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import logging
 
+    from target_recurly_engage.brake import Brake
     from target_recurly_engage.delivery.csvs import Delivered
     from target_recurly_engage.delivery.ingest import Requests
     from target_recurly_engage.merge import Merge
@@ -41,6 +42,9 @@ class Summary:
         assigned: readers who were told an arm of an experiment for the first time.
         segments: how many readers are in each segment, enter and leave it.
         unknown_words: status words of Piano that the map does not have, with the number of subscriptions.
+        unseen: warnings of values that segments ask for and that no reader has.
+        as_of: the moment that counted as now, where it was another one than when the run began.
+        brake: what looked at the rows and the plan before they were sent.
     """
 
     run_id: str
@@ -61,6 +65,9 @@ class Summary:
     assigned: int = 0
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
     unknown_words: dict[str, int] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+    as_of: str | None = None
+    brake: Brake | None = None
     finished_at: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,6 +79,7 @@ class Summary:
             "status": self.status,
             "message": self.message,
             "started_at": self.started_at.isoformat(),
+            "as_of": self.as_of,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,
             "seconds": round(seconds, 3),
             "peak_memory_mb": _peak_memory_mb(),
@@ -95,6 +103,10 @@ class Summary:
             "invalid": None if plan is None else plan.invalid,
             "segments": self.segments,
             "unknown_status_words": self.unknown_words,
+            "unseen_values": self.unseen,
+            "brake": None
+            if self.brake is None
+            else {"let_through": self.brake.let_through, "checks": [asdict(check) for check in self.brake.checks]},
             "plan": None if plan is None else plan.fingerprint,
             "files": [asdict(file) for file in self.files],
             "requests": asdict(self.requests) if self.requests else None,

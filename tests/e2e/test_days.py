@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -159,8 +160,9 @@ DATES = {
     "auto_renew_disablement_date": "Auto-renew disablement date",
 }  # fmt: skip
 TEXTS = {
-    "subscription_id": "Subscription ID", "subscription_status": "Subscription status", "term_type": "Term type",
-    "promo_code": "Promo code", "billing_period": "Billing period", "upgrade_status": "Upgrade status",
+    "user_id": "User ID (UID)", "subscription_id": "Subscription ID", "subscription_status": "Subscription status",
+    "term_type": "Term type", "promo_code": "Promo code", "billing_period": "Billing period",
+    "upgrade_status": "Upgrade status",
 }  # fmt: skip
 FLAGS = {"currently_in_grace_period": "Currently in grace period", "auto_renew": "Auto-renew"}
 
@@ -212,12 +214,35 @@ def test_after_each_of_ten_days_engage_holds_what_it_should(pair: Pair) -> None:
 def test_each_day_the_segments_of_engage_are_those_of_the_preview_and_of_a_second_implementation(
     tmp_path: Path,
 ) -> None:
-    """Sizes by the preview; members for all whom Piano knows: an incremental log does not tell who has vanished."""
+    """Sizes by the page and the preview; members for all whom Piano knows: no incremental log tells who vanished."""
     with serving(rows=300, s3_port=0, switches={"engage.csv_delay": 0}) as server:
         compare_segments(Pair(server, tmp_path))
 
 
-def compare_segments(pair: Pair) -> None:
+def sizes_on_the_page(pair: Pair) -> dict[str, int]:
+    """Read the sizes that a person sees."""
+    with urllib.request.urlopen(f"{pair.server.url}/segments") as answer:  # noqa: S310 - the sandbox
+        shown = re.findall(r'href="/segments/([a-z_]+)".*?<td class="num">(\d+)', answer.read().decode(), re.DOTALL)
+    return {name: int(size) for name, size in shown}
+
+
+MISSES_LEAVERS = """
+from target_recurly_engage import engage
+def write(self, user_id, properties, original=engage.IngestClient.write):
+    left = {k for k, v in properties.items() if k.startswith("segment_") and v in {"false", False}}
+    told = {k: v for k, v in properties.items() if k not in left or len(properties) > 40}  # of a new reader all
+    return original(self, user_id, told)
+engage.IngestClient.write = write
+"""
+
+
+def test_a_target_that_never_tells_who_left_a_segment_is_found_out(tmp_path: Path) -> None:
+    """The broken double of the test above."""
+    with serving(rows=300, s3_port=0, switches={"engage.csv_delay": 0}) as server, pytest.raises(AssertionError):
+        compare_segments(Pair(server, tmp_path), script=MISSES_LEAVERS)
+
+
+def compare_segments(pair: Pair, *, script: str = "") -> None:
     settings = {"traits": "all,computed,tenure", "segments": "all"}
     pair.first_load(**settings)
     rows = {segment: one["row"] for segment, one in pair.ask("segments", "pulse").items()}
@@ -230,12 +255,12 @@ def compare_segments(pair: Pair) -> None:
     for day in range(DAYS + 1):
         if day:
             pair.server.control("POST", "clock", {"advance": "1d"})
-            assert pair.run(delivery="ingest", **settings) == 0, (pair.folder / "log").read_text()
+            assert pair.run(script=script, delivery="ingest", **settings) == 0, (pair.folder / "log").read_text()
         everybody = pair.lives()
         previewed = {name: one["readers"] for name, one in pair.ask("segments", "preview")["segments"].items()}
         sizes = {one["name"]: one["size"] for one in pair.server.control("GET", "engage")["segments"]}
         del sizes["All Users"]
-        assert sizes == previewed, f"day {day}"
+        assert sizes == sizes_on_the_page(pair) == previewed, f"day {day}"
         for user, traits in everybody.items():
             held = pair.held(user) or {}
             for name in ("lifecycle_stage", "in_trial", "in_grace_period", "active_subscription_count"):

@@ -74,17 +74,14 @@ def primary(rows: Iterable[Row]) -> Row:
 
 def covered(rows: Iterable[Row], now: datetime) -> int:
     """Count the days on which at least one subscription gave access, one by one."""
-    days: set[date] = set()
+    days: set[int] = set()
     today = now.astimezone(ZONE).date()
     for row in rows:
         first = day(row["start_date"])
         if row["word"] in APART or first is None:
             continue
         ended = min(day(row["access_expiration_date"]) or day(row["end_date"]) or first, today)
-        last = today if row["live"] else ended
-        while first < last:
-            days.add(first)
-            first += timedelta(days=1)
+        days.update(range(first.toordinal(), (today if row["live"] else ended).toordinal()))
     return len(days)
 
 
@@ -200,6 +197,37 @@ def lives(seed: int, readers: int, now: datetime) -> list[Row]:
     return rows
 
 
+def on_edges(edges: Sequence[int], middle: datetime) -> list[Row]:
+    """Make readers for whom each count of days is one of *edges* in the middle of the days that are looked at.
+
+    Moments lie on both sides of midnight in the zone, in winter and in summer time.
+    """
+    here, rows = middle.astimezone(ZONE), list[Row]()
+    midnight = here.replace(hour=0, minute=0, second=0, microsecond=0)
+    plain = dict.fromkeys(["end_date", "trial_period_end_date", "grace_period_start_date", "promo_code",
+                           "auto_renew_disablement_date", "access_expiration_date"])  # fmt: skip
+    plain |= {
+        "subscription_status": "Active", "currently_in_grace_period": False, "auto_renew": True, "term_type": "Payment",
+        "start_date": middle - timedelta(days=150), "billing_period": "1 month", "upgrade_status": "No upgrade",
+        "total_charged": 9.99,
+    }  # fmt: skip
+    for edge in edges:
+        for side in (timedelta(0), timedelta(seconds=-1)):
+            before = (midnight - timedelta(days=edge) + side).astimezone(UTC)
+            after = (midnight + timedelta(days=edge) + side).astimezone(UTC)
+            for kind, changed in {
+                "age": {"start_date": before},
+                "lapse": {"subscription_status": "Expired", "access_expiration_date": before},
+                "grace": {"currently_in_grace_period": True, "grace_period_start_date": before},
+                "trial": {"trial_period_end_date": after, "access_expiration_date": after},
+                "access": {"auto_renew": False, "access_expiration_date": after},
+            }.items():
+                if edge <= 31 or kind in {"age", "lapse"}:
+                    user = f"{kind} {edge} {side.seconds}"
+                    rows.append({**plain, **changed, "user_id": user, "subscription_id": f"RC {user}"})
+    return rows
+
+
 # Filters
 
 Filter = dict[str, Any]
@@ -254,11 +282,15 @@ def filters(seed: int, count: int, today: date) -> list[Filter]:
             ("tenure", "one_of", [number(), number()]),
             *((trait, "at_least", number()) for trait in ("tenure", "total_charged", "days_since_lapse")),
             *((trait, "at_most", number()) for trait in ("tenure", "total_charged", "days_since_lapse")),
-            *((trait, "between", sorted([number(), number()])) for trait in ("tenure", "days_to_access_end")),
+            *(
+                (trait, "between", sorted([number(), number()]))
+                for trait in ("tenure", "days_to_access_end", "total_charged")
+            ),
+            ("total_charged", "one_of", [number(), 9.99]),
             *((trait, operator, near()) for trait in DATES for operator in ("before", "after")),
             *((trait, "between", sorted([near(), near()])) for trait in DATES),
             *((trait, operator, number()) for trait in DATES for operator in ("within_next_days", "within_last_days")),
-            *((trait, "is_set", True) for trait in (*DATES, "term_id", "auto_renew", "total_charged")),
+            *((trait, "is_set", True) for trait in IS_SET),
         ])  # fmt: skip
 
     def one() -> Filter:
@@ -270,4 +302,5 @@ def filters(seed: int, count: int, today: date) -> list[Filter]:
     return [one() for _ in range(count)]
 
 
+IS_SET = ("access_expiration_date", "end_date", "term_id", "auto_renew", "total_charged", "days_since_lapse")
 DATES = ("access_expiration_date", "start_date", "end_date")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from piano_engage_sandbox.export import log_rows
 from target_recurly_engage import experiments
 from target_recurly_engage.computed import BY_NAME, FORMULAS
 from target_recurly_engage.contract import contract_of
@@ -17,45 +19,65 @@ from target_recurly_engage.desired import desire
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.ready import BY_NAME as READY
 from target_recurly_engage.segments import _COMPARISONS, OPERATORS
+from target_recurly_engage.traits import Kind
 
+from tests.e2e.test_days import life
 from tests.target import lives
 from tests.target.test_plan import CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from target_recurly_engage.contract import Contract
 
 NOW = datetime(2026, 3, 28, 23, 30, tzinfo=UTC)  # the 29th in Amsterdam, whose clocks change that night
+AUTUMN = datetime(2026, 10, 24, 22, 30, tzinfo=UTC)  # and the 25th, when they change back
+DAYS = 60
 ALL_TRAITS = ",".join(["all", *(formula.name for formula in FORMULAS)])
+
+Seen = dict[str, set[Any]]
 
 
 def contract(**settings: object) -> Contract:
     return contract_of(CONFIG | {"timezone": "Europe/Amsterdam", "traits": ALL_TRAITS} | settings)
 
 
-def desired(folder: Path, rows: Sequence[lives.Row], made: Contract, now: datetime) -> dict[str, dict[str, Any]]:
+def fill(ledger: Ledger, folder: Path, rows: Sequence[lives.Row]) -> None:
+    """Put these subscriptions, and no others, into a ledger."""
+    columns, file = list(rows[0]), folder / "rows.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerows([["\\N" if row[c] is None else row[c] for c in columns] for row in rows])
+    ledger.connection.execute("DELETE FROM subscriptions")
+    ledger.connection.execute(f"COPY subscriptions ({', '.join(columns)}) FROM '{file}' (HEADER false, NULLSTR '\\N')")
+
+
+def read(ledger: Ledger, made: Contract, now: datetime) -> dict[str, dict[str, Any]]:
     """What the target's SQL says of each reader, in all tables it makes."""
+    desire(ledger, made, now.isoformat())
     found: dict[str, dict[str, Any]] = {}
-    with closing(Ledger(folder / "ledger.duckdb", memory_limit="200MB")) as ledger:
-        execute = ledger.connection.execute
-        execute("DELETE FROM subscriptions")
-        columns, file = list(rows[0]), folder / "rows.csv"
-        with file.open("w", newline="", encoding="utf-8") as out:
-            writer = csv.writer(out)
-            writer.writerows([["\\N" if row[c] is None else row[c] for c in columns] for row in rows])
-        execute(f"COPY subscriptions ({', '.join(columns)}) FROM '{file}' (HEADER false, NULLSTR '\\N')")
-        desire(ledger, made, now.isoformat())
-        for table in ("computed", "matches", "audience"):
-            if table in {"matches", "audience"} and not made.audience:
-                continue
-            cursor = execute(f"FROM {table}")
-            names = [column[0] for column in cursor.description or ()]
-            for row in cursor.fetchall():
-                values = dict(zip(names, row, strict=True))
-                found.setdefault(values.pop("user_id"), {}).update(values)
+    for table in ("computed", "matches", "audience"):
+        if table in {"matches", "audience"} and not made.audience:
+            continue
+        cursor = ledger.connection.execute(f"FROM {table}")
+        names = [column[0] for column in cursor.description or ()]
+        for row in cursor.fetchall():
+            values = dict(zip(names, row, strict=True))
+            found.setdefault(values.pop("user_id"), {}).update(values)
     return found
+
+
+@contextmanager
+def filled(folder: Path, rows: Sequence[lives.Row]) -> Iterator[Ledger]:
+    with closing(Ledger(folder / "ledger.duckdb", memory_limit="200MB")) as ledger:
+        fill(ledger, folder, rows)
+        yield ledger
+
+
+def desired(folder: Path, rows: Sequence[lives.Row], made: Contract, now: datetime) -> dict[str, dict[str, Any]]:
+    with filled(folder, rows) as ledger:
+        return read(ledger, made, now)
 
 
 def by_reader(rows: Sequence[lives.Row]) -> dict[str, list[lives.Row]]:
@@ -65,26 +87,77 @@ def by_reader(rows: Sequence[lives.Row]) -> dict[str, list[lives.Row]]:
     return grouped
 
 
-@pytest.mark.parametrize("seed", range(3))
+def compare(found: dict[str, dict[str, Any]], rows: Sequence[lives.Row], moment: datetime, seen: Seen) -> None:
+    """Compare every formula and every ready-made segment with the second implementation, reader by reader."""
+    grouped = by_reader(rows)
+    assert set(found) == set(grouped)
+    for user, subscriptions in grouped.items():
+        traits = lives.computed(subscriptions, moment)
+        segments = lives.ready(traits)
+        for name in (formula.name for formula in FORMULAS):
+            assert found[user][name] == traits[name], (moment, user, name, subscriptions)
+            seen.setdefault(name, set()).add(traits[name])
+        for name in READY:
+            assert found[user][f"in {name}"] == found[user][f"told {name}"] == segments[name], (moment, user, name)
+            seen.setdefault(name, set()).add(segments[name])
+
+
+def test_every_formula_segment_and_operator_has_a_second_implementation() -> None:
+    (row,) = lives.lives(0, 1, NOW)[:1]
+    traits = lives.computed([row], NOW)
+    assert set(traits) - {"primary"} == {formula.name for formula in FORMULAS}
+    assert set(lives.ready(traits)) == set(READY)
+    rows = [row for seed in range(2) for row in lives.filters(seed, 150, NOW.date()) if "trait" in row]
+    asked = {(row["trait"], *(row.get("include") or row["exclude"])) for row in rows}
+    kinds_of = dict.fromkeys(lives.DATES, Kind.DATE) | {
+        "term_id": Kind.STRING, "billing_period": Kind.STRING, "auto_renew": Kind.BOOLEAN, "total_charged": Kind.MONEY,
+    }  # fmt: skip
+    compared = {(operator, kinds_of.get(trait, Kind.NUMBER)) for trait, operator in asked}
+    assert compared >= {(operator, kind) for operator, kinds in OPERATORS.items() for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("seed", "now", "zone"),
+    [(0, NOW, "Europe/Amsterdam"), (1, AUTUMN, "Europe/Amsterdam"), (2, NOW, "Pacific/Auckland"), (3, NOW, "UTC")],
+)
 def test_computed_traits_and_ready_made_segments_are_those_of_a_second_implementation(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, now: datetime, zone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = lives.lives(seed, 1500, NOW)
-    seen: dict[str, set[Any]] = {}
-    for moment in (NOW, NOW + timedelta(hours=1), NOW + timedelta(days=1), NOW + timedelta(days=31)):
-        found = desired(tmp_path, rows, contract(segments="all"), moment)
-        assert len(found) == 1500
-        for user, subscriptions in by_reader(rows).items():
-            traits = lives.computed(subscriptions, moment)
-            segments = lives.ready(traits)
-            for name in (formula.name for formula in FORMULAS):
-                assert found[user][name] == traits[name], (user, name, subscriptions)
-                seen.setdefault(name, set()).add(traits[name])
-            for name in READY:
-                assert found[user][f"in {name}"] == found[user][f"told {name}"] == segments[name], (user, name)
-                seen.setdefault(name, set()).add(segments[name])
+    monkeypatch.setattr(lives, "ZONE", ZoneInfo(zone))
+    rows, made, seen = lives.lives(seed, 1000, now), contract(segments="all", timezone=zone), Seen()
+    for moment in (now, now + timedelta(hours=1), now + timedelta(days=1), now + timedelta(days=31)):
+        compare(desired(tmp_path, rows, made, moment), rows, moment, seen)
     assert all(len(values) > 1 for values in seen.values()), "the lives hold no example of something"
     assert seen["lifecycle_stage"] == {"trial", "active", "grace", "pending_cancel", "lapsed", "none", "unknown"}
+
+
+def edges() -> set[int]:
+    """All numbers of days at which something changes: thresholds of formulas, and bounds of ready-made segments."""
+    found = {int(step) for formula in FORMULAS for step in formula.thresholds or ()}
+    for segment in READY.values():
+        for row in segment["filters"]:
+            ((_, given),) = (row.get("include") or row["exclude"]).items()
+            found |= {number for number in (given if isinstance(given, list) else [given]) if type(number) is int}
+    return found
+
+
+def test_on_sixty_days_of_the_sandbox_with_every_boundary_day_both_say_the_same(tmp_path: Path) -> None:
+    """Each day has another hour; the clocks change on one of them, and every edge is crossed in the middle."""
+    began, made, seen = datetime(2026, 2, 25, 5, tzinfo=UTC), contract(segments="all"), Seen()
+    on_edges = lives.on_edges(sorted(edges()), began + timedelta(days=DAYS // 2))
+    with closing(Ledger(tmp_path / "ledger.duckdb", memory_limit="200MB")) as ledger:
+        for day in range(DAYS + 1):
+            moment = began + timedelta(days=day, hours=(0, 17.99, 18, 18.01, 3, 12)[day % 6])
+            exported = log_rows(rows=150, seed=5, since=int(began.timestamp()), as_of=int(moment.timestamp()))
+            rows = [*(row for row in map(life, exported) if row["user_id"]), *on_edges]
+            fill(ledger, tmp_path, rows)
+            compare(read(ledger, made, moment), rows, moment, seen)
+    assert seen["lifecycle_stage"] >= {"trial", "active", "grace", "pending_cancel", "lapsed", "none"}
+    for formula in FORMULAS:
+        for step in formula.thresholds or ():
+            assert {step - 1, step, step + 1} <= seen[formula.name], (formula.name, step)
+    for name in READY:
+        assert seen[name] == {True, False}, name
 
 
 def test_a_day_is_one_of_the_calendar_of_the_zone(tmp_path: Path) -> None:
@@ -267,7 +340,9 @@ def test_every_operator_takes_whom_a_second_implementation_takes(tmp_path: Path,
 def test_a_wrong_formula_is_found_out(name: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BY_NAME, name, replace(BY_NAME[name], sql=wrong))
     with pytest.raises(AssertionError, match=name):
-        test_computed_traits_and_ready_made_segments_are_those_of_a_second_implementation(tmp_path, 0)
+        test_computed_traits_and_ready_made_segments_are_those_of_a_second_implementation(
+            tmp_path, 0, NOW, "Europe/Amsterdam", monkeypatch
+        )
 
 
 @pytest.mark.parametrize(("operator", "wrong"), [("at_most", "<"), ("before", "<="), ("after", ">=")])

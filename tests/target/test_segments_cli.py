@@ -148,6 +148,14 @@ def test_the_preview_warns_of_a_value_that_nobody_has(loaded: Engage) -> None:
     ]
 
 
+def test_a_run_warns_of_a_value_that_nobody_has_before_it_sends(engage: Engage) -> None:
+    segment = {"name": "x", "filters": [{"trait": "term_type", "include": {"one_of": ["payment"]}}]}
+    run = engage.run(engage.snapshot(readers(engage)), segments=[segment])
+    (warning,) = (line for line in run.warnings if "no reader has term_type 'payment'; there is 'Payment'" in line)
+    assert run.log.index(warning) < run.log.index("delivered ")
+    assert len(engage.summaries[-1]["unseen_values"]) == 1
+
+
 def test_pulse_gets_one_row_a_segment_and_warnings_where_engage_would_take_more(loaded: Engage) -> None:
     segments = [
         {"name": "soon", "filters": [{"trait": "days_to_access_end", "include": {"at_most": 3}}]},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -240,6 +240,35 @@ class Ledger:
         self.connection.execute(
             "INSERT INTO runs (run_id, started_at, status) VALUES (?, ?, 'running')", [run_id, started_at]
         )
+
+    def mend_moments(self, now: datetime, longest: timedelta) -> timedelta:
+        """Bring back to *now* what was noted while the clock was ahead; else readers would wait until it is there again.
+
+        Args:
+            now: the moment by the clock as it is.
+            longest: the longest that a reader waits for a file to be read.
+
+        Returns:
+            How far the clock was ahead; nothing if it was not.
+        """
+        ((latest,),) = self.connection.execute(
+            "SELECT greatest((SELECT max(started_at) FROM runs), (SELECT max(acknowledged_at) FROM deliveries), "
+            "(SELECT max(last_at) FROM rejects))"
+        ).fetchall()
+        if latest is None or latest <= now:
+            return timedelta(0)
+        with self.transaction():
+            for sql in (
+                "UPDATE runs SET started_at = $now, finished_at = CASE WHEN finished_at IS NOT NULL THEN $now END "
+                "WHERE started_at > $now",
+                "UPDATE deliveries SET started_at = least(started_at, $now), "
+                "acknowledged_at = CASE WHEN acknowledged_at > $now THEN $now ELSE acknowledged_at END",
+                "UPDATE rejects SET next_at = CASE WHEN isfinite(next_at) THEN next_at - (last_at - $now) "
+                "ELSE next_at END, last_at = $now, first_at = least(first_at, $now) WHERE last_at > $now",
+            ):
+                self.connection.execute(sql, {"now": now})
+            self.connection.execute("UPDATE overtaken SET after = least(after, ?)", [now + longest])
+        return latest - now
 
     def accept(self, fingerprint: str, run_id: str) -> None:
         """Note that a plan that the brake held is let through; for once, but until all of it is delivered."""

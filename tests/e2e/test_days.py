@@ -9,24 +9,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
+import os
+import tempfile
 import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from piano_engage_sandbox.testing import serving
 
+from tests import warm
 from tests.e2e.test_samples import ZONE, Traits, expected, moment
 from tests.target import lives
+from tests.target.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from piano_engage_sandbox.server import Server
 
@@ -74,24 +76,20 @@ class Pair:
         (folder / "tap.json").write_text(json.dumps(tap))
         (folder / "target.json").write_text(json.dumps(target | settings))
         state = folder / "state.json"
-        with (folder / "log").open("ab") as log:
-            command = [program("tap-piano"), "--config", folder / "tap.json"]
-            command += ["--state", state] if state.exists() else []
-            source = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-            double = folder / "double.py"
-            double.write_text(
-                f"{script}\nfrom target_recurly_engage.target import TargetRecurlyEngage\nTargetRecurlyEngage.cli()\n"
-            )
-            done = subprocess.run(
-                [sys.executable, double, "--config", folder / "target.json"],
-                stdin=source.stdout, stdout=subprocess.PIPE, stderr=log, check=False,
-            )  # fmt: skip
-            assert source.stdout
-            source.stdout.close()
-            source.wait()
-        if done.stdout:
-            state.write_bytes(done.stdout.splitlines()[-1])
-        return done.returncode
+        options = ["--config", folder / "tap.json", *(["--state", state] if state.exists() else [])]
+        with (folder / "log").open("ab") as log, tempfile.TemporaryFile() as out:
+            source, drain = os.pipe()
+            tap_run = warm.start("tap-piano", options, stdout=drain, stderr=log)
+            os.close(drain)
+            options = ["--config", folder / "target.json"]
+            done = warm.start("target-recurly-engage", options, script=script, stdin=source, stdout=out, stderr=log)
+            os.close(source)
+            code = done.wait(PATIENCE)
+            tap_run.wait(PATIENCE)
+            out.seek(0)
+            if states := out.read().splitlines():
+                state.write_bytes(states[-1])
+        return code
 
     def desired(self) -> dict[str, Traits]:
         """What Engage should hold, by an export of our own."""
@@ -135,8 +133,9 @@ class Pair:
 
     def ask(self, *question: str) -> Any:  # noqa: ANN401 - JSON
         """Ask ``recurly-engage`` with the settings of the last run."""
-        command = [program("recurly-engage"), "--config", self.folder / "target.json", *question, "--json"]
-        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        done = warm.run("recurly-engage", ["--config", self.folder / "target.json", *question, "--json"])
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def lives(self) -> dict[str, dict[str, Any]]:
         """Computed traits of each reader by the second implementation, from the export that `desired` asked for."""
@@ -173,10 +172,6 @@ def life(row: dict[str, str]) -> lives.Row:
         | {name: {"TRUE": True, "FALSE": False}.get(row[header].upper()) for name, header in FLAGS.items()}
         | {"total_charged": float(row["Total charged"] or 0)}
     )
-
-
-def program(name: str) -> Path:
-    return Path(sys.executable).with_name(name)
 
 
 def steady(traits: Traits | None) -> Traits | None:

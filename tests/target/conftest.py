@@ -6,14 +6,16 @@ import csv
 import gzip
 import json
 import os
-import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+
+from tests import warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -204,9 +206,7 @@ class Engage:
 
     def command(self, script: str | None = None, **config: object) -> list[str]:
         """Make the command line; *script* is Python that puts doubles in place before the command starts."""
-        path = self.folder / f"config-{len(list(self.folder.glob('config-*.json')))}.json"
-        path.write_text(json.dumps(self.config | config), encoding="utf-8")
-        start = COMMAND
+        path, start = self._configured(config), COMMAND
         if script is not None:
             double = path.with_suffix(".py")
             command = "from target_recurly_engage.target import TargetRecurlyEngage\nTargetRecurlyEngage.cli()\n"
@@ -214,13 +214,26 @@ class Engage:
             start = [sys.executable, str(double)]
         return [*start, "--config", str(path)]
 
-    def run(self, messages: Iterable[Message] | bytes, script: str | None = None, **config: object) -> Run:
-        """Run the real command to its end."""
+    def run(self, messages: Iterable[Message] | bytes, script: str = "", **config: object) -> Run:
+        """Run the real command to its end, in a process of its own; *script* as in `command`."""
         given = messages if isinstance(messages, bytes) else self.lines(messages)
-        done = subprocess.run(
-            self.command(script, **config), input=given, capture_output=True, timeout=PATIENCE, check=False
-        )
+        options = ["--config", self._configured(config)]
+        done = warm.run("target-recurly-engage", options, script=script, given=given, patience=PATIENCE)
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, messages: Iterable[Message], out: IO[bytes], script: str = "", **config: object) -> warm.Process:
+        """Start the real command and hand it all messages; the caller waits for it."""
+        with tempfile.TemporaryFile() as given:
+            given.write(self.lines(messages))
+            given.seek(0)
+            options = ["--config", self._configured(config)]
+            with tempfile.TemporaryFile() as log:
+                return warm.start("target-recurly-engage", options, script=script, stdin=given, stdout=out, stderr=log)
+
+    def _configured(self, config: Mapping[str, object]) -> Path:
+        path = self.folder / f"config-{len(list(self.folder.glob('config-*.json')))}.json"
+        path.write_text(json.dumps(self.config | config), encoding="utf-8")
+        return path
 
     @staticmethod
     def lines(messages: Iterable[Message]) -> bytes:

@@ -105,6 +105,26 @@ MIGRATIONS: tuple[str, ...] = (
 
 VERSION = len(MIGRATIONS)
 
+_MOMENTS_AHEAD = (
+    """
+    UPDATE runs SET started_at = $now, finished_at = CASE WHEN finished_at IS NOT NULL THEN $now END
+    WHERE started_at > $now
+    """,
+    """
+    UPDATE deliveries SET
+        started_at = least(started_at, $now),
+        acknowledged_at = CASE WHEN acknowledged_at > $now THEN $now ELSE acknowledged_at END
+    """,
+    """
+    UPDATE rejects SET
+        next_at = CASE WHEN isfinite(next_at) THEN next_at - (last_at - $now) ELSE next_at END,
+        last_at = $now,
+        first_at = least(first_at, $now)
+    WHERE last_at > $now
+    """,
+)
+"""What brings moments after ``$now`` back to it."""
+
 
 class Ledger:
     """An open ledger.
@@ -242,7 +262,7 @@ class Ledger:
         )
 
     def mend_moments(self, now: datetime, longest: timedelta) -> timedelta:
-        """Bring back to *now* what was noted while the clock was ahead; else readers would wait until it is there again.
+        """Bring back to *now* what was noted while the clock was ahead; else readers wait until it is there again.
 
         Args:
             now: the moment by the clock as it is.
@@ -258,17 +278,11 @@ class Ledger:
         if latest is None or latest <= now:
             return timedelta(0)
         with self.transaction():
-            for sql in (
-                "UPDATE runs SET started_at = $now, finished_at = CASE WHEN finished_at IS NOT NULL THEN $now END "
-                "WHERE started_at > $now",
-                "UPDATE deliveries SET started_at = least(started_at, $now), "
-                "acknowledged_at = CASE WHEN acknowledged_at > $now THEN $now ELSE acknowledged_at END",
-                "UPDATE rejects SET next_at = CASE WHEN isfinite(next_at) THEN next_at - (last_at - $now) "
-                "ELSE next_at END, last_at = $now, first_at = least(first_at, $now) WHERE last_at > $now",
-            ):
+            for sql in _MOMENTS_AHEAD:
                 self.connection.execute(sql, {"now": now})
             self.connection.execute("UPDATE overtaken SET after = least(after, ?)", [now + longest])
-        return latest - now
+        ahead: timedelta = latest - now
+        return ahead
 
     def accept(self, fingerprint: str, run_id: str) -> None:
         """Note that a plan that the brake held is let through; for once, but until all of it is delivered."""

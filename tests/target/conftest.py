@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from piano_engage_sandbox.engage.store import Engage as Store
 
 from tests import warm
 
@@ -221,14 +222,23 @@ class Engage:
         done = warm.run("target-recurly-engage", options, script=script, given=given, patience=PATIENCE)
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, messages: Iterable[Message], out: IO[bytes], script: str = "", **config: object) -> warm.Process:
-        """Start the real command and hand it all messages; the caller waits for it."""
-        with tempfile.TemporaryFile() as given:
-            given.write(self.lines(messages))
-            given.seek(0)
-            options = ["--config", self._configured(config)]
-            with tempfile.TemporaryFile() as log:
-                return warm.start("target-recurly-engage", options, script=script, stdin=given, stdout=out, stderr=log)
+    def start(
+        self, messages: Iterable[Message] | int, out: IO[bytes], script: str = "", **config: object
+    ) -> warm.Process:
+        """Start the real command on all messages, or on the open file that brings them; the caller waits for it."""
+        options = ["--config", self._configured(config)]
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as log:
+            if not isinstance(messages, int):
+                given.write(self.lines(messages))
+                given.seek(0)
+            return warm.start(
+                "target-recurly-engage",
+                options,
+                script=script,
+                stdin=messages if isinstance(messages, int) else given,
+                stdout=out,
+                stderr=log,
+            )
 
     def _configured(self, config: Mapping[str, object]) -> Path:
         path = self.folder / f"config-{len(list(self.folder.glob('config-*.json')))}.json"
@@ -277,6 +287,13 @@ class Engage:
         with duckdb.connect(str(self.ledger), read_only=True) as connection:
             return connection.execute(sql).fetchall()
 
+    def told_all(self) -> dict[str, dict[str, str]]:
+        """What Engage was told, by user."""
+        found: dict[str, dict[str, str]] = {}
+        for user, trait, value in self.query("SELECT user_id, trait, value FROM delivered_traits"):
+            found.setdefault(user, {})[trait] = value
+        return found
+
     def dump(self, without: Sequence[str] = ("runs",), columns: Mapping[str, str] | None = None) -> dict[str, Any]:
         """All tables of the ledger as multisets of rows; *columns* narrows a table to these."""
         tables = [name for (name,) in self.query("SELECT table_name FROM duckdb_tables() ORDER BY table_name")]
@@ -300,6 +317,11 @@ def places(server: Server) -> dict[str, str]:
     """Settings with which the target finds the sandbox, by either way."""
     lines = server.environment()
     return {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in PLACES}
+
+
+def all_held(server: Server) -> dict[str, dict[str, Any]]:
+    """The traits that the sandbox's Engage holds, by user; without a request each."""
+    return {user.id: dict(user.traits) for user in list(server.sandbox.part(Store).each_user())}
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@
 
 Ingest: requests a second beside the limit that was set, each answer 50 ms late; the sandbox counts what came too early.
 Naive: requests and bytes of one POST a row, beside ours, for the changes of one day. S3: seconds that the file of a
-first load takes into the bucket and into a folder, by turns, and the upload alone. Ledger: its size after a first load and
-after each of some days on which two readers in a hundred changed.
+first load takes into the bucket and into a folder, by turns, and the upload alone. Ledger: its size after a first load
+and after each of some days on which two readers in a hundred changed.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ them. One run at a time holds the file; DuckDB sees to that.
 from __future__ import annotations
 
 import shutil
+import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -143,11 +144,15 @@ class Ledger:
         self.work = path.with_name(f"{path.name}.work")
         with storage_errors(f"making {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _make_empty(path)
         try:
             self.connection = connect(path, spill=self.work / "spill", memory_limit=memory_limit)
         except duckdb.Error as e:
             raise _cannot_open(path, e) from e
         shutil.rmtree(self.work, ignore_errors=True)  # ours alone since the file is open
+        for left in path.parent.glob(f"{path.name}.*.new"):
+            left.unlink(missing_ok=True)
         try:
             self._migrate()
         except BaseException:
@@ -323,6 +328,21 @@ class Ledger:
         """Close the file and remove what was worked with beside it."""
         self.connection.close()
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _make_empty(path: Path) -> None:
+    """Let a database appear whole: of one that was killed while it was made nobody could tell that nothing is lost."""
+    made = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
+    try:
+        duckdb.connect(str(made)).close()
+        try:
+            path.hardlink_to(made)
+        except FileExistsError:  # another run was faster
+            return
+        except OSError:  # no disk for links
+            made.rename(path)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def _cannot_open(path: Path, error: duckdb.Error) -> StorageFailed:

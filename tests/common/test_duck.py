@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -61,3 +63,27 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 1000)
     with pytest.raises(duckdb.IOException):
         connect(path, spill=tmp_path / "spill")
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import duckdb
+from piano_engage_common.duck import connect
+folder = Path(sys.argv[1])
+connection = connect(spill=folder / "spill")
+connection.execute("CREATE TABLE rows AS SELECT range AS number, repeat('x' || range, 20) AS words FROM range(300000)")
+for culprit in range(100_000, 300_000, 5_000):
+    select = f"SELECT number, words, CASE WHEN number = {culprit} THEN error('no') END FROM rows"
+    try:
+        connection.execute(f"COPY ({select}) TO '{folder / 'out.csv'}'")
+    except duckdb.Error:
+        continue
+    sys.exit("no error")
+"""
+
+
+def test_a_copy_that_fails_ends(tmp_path: Path) -> None:
+    """With DuckDB's own threads for writing (``async_threads``) one of a few waits for ever."""
+    done = subprocess.run([sys.executable, "-c", FAILING, tmp_path], timeout=240, check=False)
+    assert done.returncode == 0

@@ -27,6 +27,7 @@ from target_recurly_engage.delivery import choice, csvs, file
 DIE = "os.kill(os.getpid(), 9)"
 
 POINTS = {
+    "before the ledger appears": f"import pathlib\npathlib.Path.hardlink_to = lambda *a: {DIE}",
     "while migrating": f"""
 from contextlib import contextmanager
 class Ledger(run.Ledger):
@@ -91,7 +92,7 @@ def outcome(engage: Engage) -> tuple[Any, Any]:
 
 
 def leftovers(engage: Engage) -> list[Path]:
-    return [path for path in engage.folder.rglob("*") if path.suffix in {".part", ".work", ".wal", ".jsonl"}]
+    return [path for path in engage.folder.rglob("*") if path.suffix in {".part", ".work", ".wal", ".jsonl", ".new"}]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -99,7 +100,7 @@ def test_a_run_that_was_killed_is_made_good_by_the_next(
     engage: Engage, day_1: Path, undisturbed: tuple[Any, Any], point: str
 ) -> None:
     first, second = days(engage)
-    migrating = point == "while migrating"
+    migrating = point in {"before the ledger appears", "while migrating"}
     if not migrating:
         after_day_1(engage, day_1)
     killed = engage.run(engage.snapshot(first if migrating else second), script=KILL + POINTS[point])

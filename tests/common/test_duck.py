@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from piano_engage_common.duck import connect, name, session, text
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
+@settings(deadline=None)
 @given(value=TEXT)
 def test_any_text_stays_itself_in_sql(value: str) -> None:
     assert duckdb.connect().execute(f"SELECT {text(value)}").fetchall() == [(value,)]
 
 
+@settings(deadline=None)
 @given(identifier=TEXT.filter(bool))
 def test_any_name_stays_itself_in_sql(identifier: str) -> None:
     description = duckdb.connect().execute(f"SELECT 1 AS {name(identifier)}").description

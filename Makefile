@@ -44,8 +44,8 @@ benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the fig
 
 fault-test: .venv/.dev setup ## The tests at random moments and in random orders, ten times as many (takes half an hour)
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
-	  tests/target/test_auto.py tests/target/test_crash.py tests/target/test_model.py tests/project/test_bad_moments.py \
-	  tests/e2e $(ARGS)
+	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
+	  tests/target/test_model.py tests/project/test_bad_moments.py tests/e2e $(ARGS)
 
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
 	@$(BIN)/python demo/kill_test.py $(ARGS)

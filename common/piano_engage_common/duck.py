@@ -38,6 +38,7 @@ def connect(
             "memory_limit": memory_limit,
             "temp_directory": str(spill),
             "threads": str(min(os.cpu_count() or 1, MAX_THREADS)),
+            "async_threads": "0",  # a COPY that fails, of a full disk for one, may wait for these for ever
         },
     )
     connection.execute("SET enable_progress_bar = true")

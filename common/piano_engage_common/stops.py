@@ -110,10 +110,13 @@ _REMEDIES = {
     errno.EIO: "The disk or its connection fails; look at it, then run again",
     errno.EMFILE: "Raise the limit of open files (ulimit -n), then run again",
 }
+_MAKE_ROOM = "Make room or mend the permissions, then run again"
 _DATABASE_REMEDIES = (
     (duckdb.OutOfMemoryException, "Raise memory_limit, or make room on the disk for what does not fit in memory"),
-    (duckdb.IOException, "Make room or mend the permissions, then run again"),
+    (duckdb.IOException, _MAKE_ROOM),
 )
+_COMMITTING = ("Failed to commit", "database has been invalidated")
+"""What DuckDB says when it cannot write what is committed, and ever after."""
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def storage_errors(doing: str) -> Iterator[None]:
         doing: what was going on, to be read after "While": ``"writing the ledger"``.
 
     Raises:
-        StorageFailed: for an ``OSError`` of storage, or DuckDB's ``IOException`` and out-of-space errors.
+        StorageFailed: for an ``OSError`` of storage, or DuckDB's ``IOException``, out-of-space errors, failed commits.
     """
     try:
         yield
@@ -137,6 +140,11 @@ def storage_errors(doing: str) -> Iterator[None]:
     except (duckdb.IOException, duckdb.OutOfMemoryException) as e:
         remedy = next(words for kind, words in _DATABASE_REMEDIES if isinstance(e, kind))
         msg = f"While {doing}: {str(e).splitlines()[0]}. {remedy}."
+        raise StorageFailed(msg) from e
+    except (duckdb.TransactionException, duckdb.FatalException) as e:
+        if not any(words in str(e) for words in _COMMITTING):
+            raise
+        msg = f"While {doing}: {str(e).splitlines()[0]}. {_MAKE_ROOM}."
         raise StorageFailed(msg) from e
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -154,6 +155,26 @@ MIGRATIONS: tuple[str, ...] = (
 
 VERSION = len(MIGRATIONS)
 
+_MOMENTS_AHEAD = (
+    """
+    UPDATE runs SET started_at = $now, finished_at = CASE WHEN finished_at IS NOT NULL THEN $now END
+    WHERE started_at > $now
+    """,
+    """
+    UPDATE deliveries SET
+        started_at = least(started_at, $now),
+        acknowledged_at = CASE WHEN acknowledged_at > $now THEN $now ELSE acknowledged_at END
+    """,
+    """
+    UPDATE rejects SET
+        next_at = CASE WHEN isfinite(next_at) THEN next_at - (last_at - $now) ELSE next_at END,
+        last_at = $now,
+        first_at = least(first_at, $now)
+    WHERE last_at > $now
+    """,
+)
+"""What brings moments after ``$now`` back to it."""
+
 
 class Ledger:
     """An open ledger.
@@ -172,11 +193,15 @@ class Ledger:
         self.work = path.with_name(f"{path.name}.work")
         with storage_errors(f"making {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _make_empty(path)
         try:
             self.connection = connect(path, spill=self.work / "spill", memory_limit=memory_limit)
         except duckdb.Error as e:
             raise _cannot_open(path, e) from e
         shutil.rmtree(self.work, ignore_errors=True)  # ours alone since the file is open
+        for left in path.parent.glob(f"{path.name}.*.new"):
+            left.unlink(missing_ok=True)
         try:
             self._migrate()
         except BaseException:
@@ -290,6 +315,29 @@ class Ledger:
             "INSERT INTO runs (run_id, started_at, status) VALUES (?, ?, 'running')", [run_id, started_at]
         )
 
+    def mend_moments(self, now: datetime, longest: timedelta) -> timedelta:
+        """Bring back to *now* what was noted while the clock was ahead; else readers wait until it is there again.
+
+        Args:
+            now: the moment by the clock as it is.
+            longest: the longest that a reader waits for a file to be read.
+
+        Returns:
+            How far the clock was ahead; nothing if it was not.
+        """
+        ((latest,),) = self.connection.execute(
+            "SELECT greatest((SELECT max(started_at) FROM runs), (SELECT max(acknowledged_at) FROM deliveries), "
+            "(SELECT max(last_at) FROM rejects))"
+        ).fetchall()
+        if latest is None or latest <= now:
+            return timedelta(0)
+        with self.transaction():
+            for sql in _MOMENTS_AHEAD:
+                self.connection.execute(sql, {"now": now})
+            self.connection.execute("UPDATE overtaken SET after = least(after, ?)", [now + longest])
+        ahead: timedelta = latest - now
+        return ahead
+
     def accept(self, fingerprint: str, run_id: str) -> None:
         """Note that a plan that the brake held is let through; for once, but until all of it is delivered."""
         self.close_accepted(but=fingerprint)
@@ -360,6 +408,21 @@ class Ledger:
         """Close the file and remove what was worked with beside it."""
         self.connection.close()
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _make_empty(path: Path) -> None:
+    """Let a database appear whole: of one that was killed while it was made nobody could tell that nothing is lost."""
+    made = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
+    try:
+        duckdb.connect(str(made)).close()
+        try:
+            path.hardlink_to(made)
+        except FileExistsError:  # another run was faster
+            return
+        except OSError:  # no disk for links
+            made.rename(path)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def _cannot_open(path: Path, error: duckdb.Error) -> StorageFailed:

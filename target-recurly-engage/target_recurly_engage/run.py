@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import uuid
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 from piano_engage_common.duck import name
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from target_recurly_engage.intake import Intake
     from target_recurly_engage.plan import Plan
     from target_recurly_engage.traits import Trait
+
+CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""A clock that is set goes back by less, and nobody need know."""
 
 
 def ageing_of(config: Mapping[str, Any]) -> Ageing:
@@ -106,9 +109,20 @@ class Run:
             if not self._dry:
                 self._delivery.check()
             self._delivery.settle()
+            self._look_at_the_clock(self.summary.started_at)
         except RunStopped as stop:
             self.end("stopped", str(stop))
             raise
+
+    def _look_at_the_clock(self, now: datetime) -> None:
+        """Say that the clock went back since the last run, and have nobody wait for the moment it told then."""
+        ahead = self._ledger.mend_moments(now, timedelta(hours=float(self._config["csv_ingest_hours"])))
+        if ahead > CLOCKS_DIFFER:
+            self._logger.warning(
+                "the ledger was written %s later than now by this machine's clock, which was wrong then or is now; "
+                "its moments count as now. If it is wrong now, dates are judged by it: set it, and run again",
+                timedelta(seconds=round(ahead.total_seconds())),
+            )
 
     # Taking in
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from piano_engage_common.duck import connect, name, session, text
 
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
+@settings(deadline=None)
 @given(value=TEXT)
 def test_any_text_stays_itself_in_sql(value: str) -> None:
     assert duckdb.connect().execute(f"SELECT {text(value)}").fetchall() == [(value,)]
 
 
+@settings(deadline=None)
 @given(identifier=TEXT.filter(bool))
 def test_any_name_stays_itself_in_sql(identifier: str) -> None:
     description = duckdb.connect().execute(f"SELECT 1 AS {name(identifier)}").description
@@ -61,3 +65,27 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 1000)
     with pytest.raises(duckdb.IOException):
         connect(path, spill=tmp_path / "spill")
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import duckdb
+from piano_engage_common.duck import connect
+folder = Path(sys.argv[1])
+connection = connect(spill=folder / "spill")
+connection.execute("CREATE TABLE rows AS SELECT range AS number, repeat('x' || range, 20) AS words FROM range(300000)")
+for culprit in range(100_000, 300_000, 5_000):
+    select = f"SELECT number, words, CASE WHEN number = {culprit} THEN error('no') END FROM rows"
+    try:
+        connection.execute(f"COPY ({select}) TO '{folder / 'out.csv'}'")
+    except duckdb.Error:
+        continue
+    sys.exit("no error")
+"""
+
+
+def test_a_copy_that_fails_ends(tmp_path: Path) -> None:
+    """With DuckDB's own threads for writing (``async_threads``) one of a few waits for ever."""
+    done = subprocess.run([sys.executable, "-c", FAILING, tmp_path], timeout=240, check=False)
+    assert done.returncode == 0

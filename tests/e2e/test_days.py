@@ -9,25 +9,28 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
-import subprocess
-import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from piano_engage_sandbox.testing import serving
 
+from tests import warm
 from tests.e2e.test_samples import ZONE, Traits, expected, moment
+from tests.e2e.test_samples import steady as by_threshold
 from tests.target import lives
+from tests.target.conftest import PATIENCE, all_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from piano_engage_sandbox.server import Server
 
@@ -75,24 +78,20 @@ class Pair:
         (folder / "tap.json").write_text(json.dumps(tap))
         (folder / "target.json").write_text(json.dumps(target | settings))
         state = folder / "state.json"
-        with (folder / "log").open("ab") as log:
-            command = [program("tap-piano"), "--config", folder / "tap.json"]
-            command += ["--state", state] if state.exists() else []
-            source = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-            double = folder / "double.py"
-            double.write_text(
-                f"{script}\nfrom target_recurly_engage.target import TargetRecurlyEngage\nTargetRecurlyEngage.cli()\n"
-            )
-            done = subprocess.run(
-                [sys.executable, double, "--config", folder / "target.json"],
-                stdin=source.stdout, stdout=subprocess.PIPE, stderr=log, check=False,
-            )  # fmt: skip
-            assert source.stdout
-            source.stdout.close()
-            source.wait()
-        if done.stdout:
-            state.write_bytes(done.stdout.splitlines()[-1])
-        return done.returncode
+        options = ["--config", folder / "tap.json", *(["--state", state] if state.exists() else [])]
+        with (folder / "log").open("ab") as log, tempfile.TemporaryFile() as out:
+            source, drain = os.pipe()
+            tap_run = warm.start("tap-piano", options, stdout=drain, stderr=log)
+            os.close(drain)
+            options = ["--config", folder / "target.json"]
+            done = warm.start("target-recurly-engage", options, script=script, stdin=source, stdout=out, stderr=log)
+            os.close(source)
+            code = done.wait(PATIENCE)
+            tap_run.wait(PATIENCE)
+            out.seek(0)
+            if states := out.read().splitlines():
+                state.write_bytes(states[-1])
+        return code
 
     def desired(self) -> dict[str, Traits]:
         """What Engage should hold, by an export of our own."""
@@ -114,17 +113,13 @@ class Pair:
         path.write_text(content, newline="", encoding="utf-8")
         return expected(path, self.now)
 
-    def held(self, user: str) -> Traits | None:
-        """What Engage holds of a reader."""
-        found = self.server.control("GET", f"engage/user/{urllib.parse.quote(user, safe='')}")
-        return None if found is None else dict(found["traits"])
-
     def differing(self) -> list[str]:
         """Readers of whom Engage holds something else than it should.
 
         What drifts is left out: an incremental log brings no subscription of which nothing else changed.
         """
-        return [user for user, traits in self.desired().items() if steady(self.held(user)) != steady(traits)]
+        found = all_held(self.server)
+        return [user for user, traits in self.desired().items() if steady(found.get(user)) != steady(traits)]
 
     def first_load(self, **settings: str) -> None:
         """Load all readers by S3, and wait until Engage has read the file."""
@@ -136,8 +131,9 @@ class Pair:
 
     def ask(self, *question: str) -> Any:  # noqa: ANN401 - JSON
         """Ask ``recurly-engage`` with the settings of the last run."""
-        command = [program("recurly-engage"), "--config", self.folder / "target.json", *question, "--json"]
-        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        done = warm.run("recurly-engage", ["--config", self.folder / "target.json", *question, "--json"])
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def lives(self) -> dict[str, dict[str, Any]]:
         """Computed traits of each reader by the second implementation, from the export that `desired` asked for."""
@@ -177,10 +173,6 @@ def life(row: dict[str, str]) -> lives.Row:
     )
 
 
-def program(name: str) -> Path:
-    return Path(sys.executable).with_name(name)
-
-
 def steady(traits: Traits | None) -> Traits | None:
     return traits and {name: value for name, value in traits.items() if name != "days_subscribed"}
 
@@ -209,6 +201,12 @@ def test_after_each_of_ten_days_engage_holds_what_it_should(pair: Pair) -> None:
     pair.server.control("DELETE", "requests")
     assert pair.run(delivery="ingest") == 0
     assert pair.requests() == 0
+    (pair.folder / "state.json").unlink()  # a complete log brings those of whom only the days moved on
+    assert pair.run(delivery="ingest") == 0
+    found = all_held(pair.server)
+    wanted = pair.desired()
+    assert {user: by_threshold(found[user]) for user in wanted} == {user: by_threshold(wanted[user]) for user in wanted}
+    assert pair.requests() < readers / 4
 
 
 def test_each_day_the_segments_of_engage_are_those_of_the_preview_and_of_a_second_implementation(
@@ -261,8 +259,9 @@ def compare_segments(pair: Pair, *, script: str = "") -> None:
         sizes = {one["name"]: one["size"] for one in pair.server.control("GET", "engage")["segments"]}
         del sizes["All Users"]
         assert sizes == sizes_on_the_page(pair) == previewed, f"day {day}"
+        found = all_held(pair.server)
         for user, traits in everybody.items():
-            held = pair.held(user) or {}
+            held = found.get(user, {})
             for name in ("lifecycle_stage", "in_trial", "in_grace_period", "active_subscription_count"):
                 assert held[name] == str(traits[name]).lower(), (day, user, name)
             for segment, inside in lives.ready(traits).items():

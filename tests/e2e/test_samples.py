@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
+
+from tests import warm
+from tests.target.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,19 +145,19 @@ class Pair:
             "runs_path": str(self.folder / "runs"), "timezone": ZONE, "as_of": as_of or NOW[export],
             "traits": "all",
         }  # fmt: skip
-        source = self._start("tap-piano", tap | ({"batch_config": batch} if encoding else {}), stdout=subprocess.PIPE)
-        assert source.stdout
-        sink = self._start("target-recurly-engage", target, stdin=source.stdout)
-        source.stdout.close()
-        assert (source.wait(), sink.wait()) == (0, 0), self.log
+        taken, given = os.pipe()
+        source = self._start("tap-piano", tap | ({"batch_config": batch} if encoding else {}), stdout=given)
+        os.close(given)
+        sink = self._start("target-recurly-engage", target, stdin=taken)
+        os.close(taken)
+        assert (source.wait(PATIENCE), sink.wait(PATIENCE)) == (0, 0), self.log
         return self.log
 
-    def _start(self, command: str, config: dict[str, Any], **pipes: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start(self, command: str, config: dict[str, Any], **pipes: int) -> warm.Process:
         path = self.folder / f"{command}.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        executable = Path(sys.executable).with_name(command)
         with (self.folder / f"{command}.log").open("ab") as log, (self.folder / "state").open("ab") as state:
-            return subprocess.Popen([str(executable), "--config", str(path)], stderr=log, **({"stdout": state} | pipes))
+            return warm.start(command, ["--config", path], stderr=log, **({"stdout": state.fileno()} | pipes))
 
     @property
     def log(self) -> str:

@@ -6,14 +6,17 @@ import csv
 import gzip
 import json
 import os
-import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from piano_engage_sandbox.engage.store import Engage as Store
+
+from tests import warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -204,9 +207,7 @@ class Engage:
 
     def command(self, script: str | None = None, **config: object) -> list[str]:
         """Make the command line; *script* is Python that puts doubles in place before the command starts."""
-        path = self.folder / f"config-{len(list(self.folder.glob('config-*.json')))}.json"
-        path.write_text(json.dumps(self.config | config), encoding="utf-8")
-        start = COMMAND
+        path, start = self._configured(config), COMMAND
         if script is not None:
             double = path.with_suffix(".py")
             command = "from target_recurly_engage.target import TargetRecurlyEngage\nTargetRecurlyEngage.cli()\n"
@@ -214,13 +215,35 @@ class Engage:
             start = [sys.executable, str(double)]
         return [*start, "--config", str(path)]
 
-    def run(self, messages: Iterable[Message] | bytes, script: str | None = None, **config: object) -> Run:
-        """Run the real command to its end."""
+    def run(self, messages: Iterable[Message] | bytes, script: str = "", **config: object) -> Run:
+        """Run the real command to its end, in a process of its own; *script* as in `command`."""
         given = messages if isinstance(messages, bytes) else self.lines(messages)
-        done = subprocess.run(
-            self.command(script, **config), input=given, capture_output=True, timeout=PATIENCE, check=False
-        )
+        options = ["--config", self._configured(config)]
+        done = warm.run("target-recurly-engage", options, script=script, given=given, patience=PATIENCE)
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(
+        self, messages: Iterable[Message] | int, out: IO[bytes], script: str = "", **config: object
+    ) -> warm.Process:
+        """Start the real command on all messages, or on the open file that brings them; the caller waits for it."""
+        options = ["--config", self._configured(config)]
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as log:
+            if not isinstance(messages, int):
+                given.write(self.lines(messages))
+                given.seek(0)
+            return warm.start(
+                "target-recurly-engage",
+                options,
+                script=script,
+                stdin=messages if isinstance(messages, int) else given,
+                stdout=out,
+                stderr=log,
+            )
+
+    def _configured(self, config: Mapping[str, object]) -> Path:
+        path = self.folder / f"config-{len(list(self.folder.glob('config-*.json')))}.json"
+        path.write_text(json.dumps(self.config | config), encoding="utf-8")
+        return path
 
     @staticmethod
     def lines(messages: Iterable[Message]) -> bytes:
@@ -264,6 +287,13 @@ class Engage:
         with duckdb.connect(str(self.ledger), read_only=True) as connection:
             return connection.execute(sql).fetchall()
 
+    def told_all(self) -> dict[str, dict[str, str]]:
+        """What Engage was told, by user."""
+        found: dict[str, dict[str, str]] = {}
+        for user, trait, value in self.query("SELECT user_id, trait, value FROM delivered_traits"):
+            found.setdefault(user, {})[trait] = value
+        return found
+
     def dump(self, without: Sequence[str] = ("runs",), columns: Mapping[str, str] | None = None) -> dict[str, Any]:
         """All tables of the ledger as multisets of rows; *columns* narrows a table to these."""
         tables = [name for (name,) in self.query("SELECT table_name FROM duckdb_tables() ORDER BY table_name")]
@@ -287,6 +317,11 @@ def places(server: Server) -> dict[str, str]:
     """Settings with which the target finds the sandbox, by either way."""
     lines = server.environment()
     return {name: lines[f"TARGET_RECURLY_ENGAGE_{name.upper()}"] for name in PLACES}
+
+
+def all_held(server: Server) -> dict[str, dict[str, Any]]:
+    """The traits that the sandbox's Engage holds, by user; without a request each."""
+    return {user.id: dict(user.traits) for user in list(server.sandbox.part(Store).each_user())}
 
 
 @pytest.fixture

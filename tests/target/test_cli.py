@@ -13,6 +13,8 @@ from piano_engage_common.stops import ConfigRefused, NoInput, StorageFailed
 from piano_engage_sandbox.testing import serving
 from target_recurly_engage.ledger import Ledger
 
+from tests import warm
+
 if TYPE_CHECKING:
     from tests.target.conftest import Engage
 
@@ -22,8 +24,8 @@ COMMAND = Path(sys.executable).with_name("recurly-engage")
 def ask(engage: Engage, *arguments: str, **config: object) -> subprocess.CompletedProcess[str]:
     path = engage.folder / "cli.json"
     path.write_text(json.dumps(engage.config | config), encoding="utf-8")
-    command = [COMMAND, "--config", path, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = warm.run("recurly-engage", ["--config", path, *arguments])
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def answer(engage: Engage, *arguments: str, **config: object) -> Any:  # noqa: ANN401 - JSON

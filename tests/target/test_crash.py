@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
-import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.target.conftest import ROUNDS
+from tests.target.conftest import PATIENCE, ROUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.target.conftest import Engage, Record
 
@@ -27,6 +27,7 @@ from target_recurly_engage.delivery import choice, csvs, file
 DIE = "os.kill(os.getpid(), 9)"
 
 POINTS = {
+    "before the ledger appears": f"import pathlib\npathlib.Path.hardlink_to = lambda *a: {DIE}",
     "while migrating": f"""
 from contextlib import contextmanager
 class Ledger(run.Ledger):
@@ -91,7 +92,7 @@ def outcome(engage: Engage) -> tuple[Any, Any]:
 
 
 def leftovers(engage: Engage) -> list[Path]:
-    return [path for path in engage.folder.rglob("*") if path.suffix in {".part", ".work", ".wal", ".jsonl"}]
+    return [path for path in engage.folder.rglob("*") if path.suffix in {".part", ".work", ".wal", ".jsonl", ".new"}]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -99,7 +100,7 @@ def test_a_run_that_was_killed_is_made_good_by_the_next(
     engage: Engage, day_1: Path, undisturbed: tuple[Any, Any], point: str
 ) -> None:
     first, second = days(engage)
-    migrating = point == "while migrating"
+    migrating = point in {"before the ledger appears", "while migrating"}
     if not migrating:
         after_day_1(engage, day_1)
     killed = engage.run(engage.snapshot(first if migrating else second), script=KILL + POINTS[point])
@@ -154,20 +155,16 @@ def test_kill_at_random_moments(engage: Engage, make_engage: Callable[[], Engage
     print("seed", seed)  # noqa: T201 - shown when the test fails
     dice = random.Random(seed)  # noqa: S311 - moments, no secrets
     other = make_engage()
-    records = engage.subscriptions(3000)
-    longest = 1.0
-    for day in range(5 * ROUNDS):
+    records = engage.subscriptions(1000)
+    longest = 0.7
+    for day in range(3 * ROUNDS):
         for record in dice.sample(records, 10):
             record["promo_code"] = f"DAY{day}"
-        process = subprocess.Popen(
-            engage.command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        assert process.stdin
-        process.stdin.write(engage.lines(engage.snapshot(records)))
-        process.stdin.close()
+        with Path(os.devnull).open("wb") as out:
+            process = engage.start(engage.snapshot(records), out)
         time.sleep(dice.uniform(0, longest))
         process.kill()
-        process.wait()
+        process.wait(PATIENCE)
         started = time.monotonic()
         assert engage.run(engage.snapshot(records)).code == 0
         longest = time.monotonic() - started

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +81,82 @@ def test_a_migration_that_fails_leaves_the_old_ledger(tmp_path: Path, monkeypatc
     with pytest.raises(StorageFailed, match=f"could not be brought from version {VERSION} to {VERSION + 2}"):
         opened(path)
     assert content(path) == before
+
+
+def age(path: Path, version: int) -> None:
+    """Make of a ledger one of an older version, with all that such a one can hold."""
+    old = path.with_name("old.duckdb")
+    with duckdb.connect(str(old)) as connection:
+        for migration in MIGRATIONS[:version]:
+            connection.execute(migration)
+        connection.execute(f"CREATE TABLE ledger AS SELECT {version} AS version; ATTACH '{path}' AS new (READ_ONLY)")
+        tables = connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' AND table_name <> 'ledger'"
+        ).fetchall()
+        for (table,) in tables:
+            columns = [column for column, *_ in connection.execute(f"DESCRIBE {table}").fetchall()]
+            connection.execute(f"INSERT INTO {table} BY NAME SELECT {', '.join(columns)} FROM new.{table}")
+    old.rename(path)
+
+
+KILLED_IN_MIGRATION = """
+import os
+import duckdb
+from target_recurly_engage import ledger
+class Connection:
+    def __init__(self, real):
+        self.real, self.left = real, {left}
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+    def one_less(self):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), 9)
+    def execute(self, *arguments):
+        self.one_less()
+        return self.real.execute(*arguments)
+    def commit(self):
+        self.one_less()
+        self.real.commit()
+        self.one_less()
+class Ledger(ledger.Ledger):
+    def _migrate(self):
+        real = self.connection
+        self.connection = Connection(real)
+        super()._migrate()
+        self.connection = real
+from target_recurly_engage import run
+run.Ledger = Ledger
+"""
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_a_migration_that_is_killed_at_any_statement_leaves_the_old_ledger_or_the_new_one(
+    engage: Engage, version: int
+) -> None:
+    messages = engage.snapshot(engage.subscriptions(30))
+    engage.run(messages)
+    age(engage.ledger, version)
+    before, kept = content(engage.ledger), engage.folder / "kept"
+    shutil.copy(engage.ledger, kept)
+    statements = 2 + 1 + (VERSION - version) + 2 + 2  # looking, the version's table, each, the version, the commit
+    seen = []
+    for left in range(1, statements + 1):
+        shutil.copy(kept, engage.ledger)
+        killed = engage.run(messages, script=KILLED_IN_MIGRATION.format(left=left))
+        assert (killed.code, killed.out) == (-signal.SIGKILL, ""), killed.log
+        seen.append(content(engage.ledger)["ledger"] == [(VERSION,)])
+        if not seen[-1]:
+            assert content(engage.ledger) == before
+    assert seen == [False] * (statements - 1) + [True]
+    again = engage.run(messages)
+    assert (again.code, len(again.states), len(engage.files)) == (0, 1, 1), "what was told is not told again"
+    assert "0 changes" in again.log
+    whole = engage.folder / "whole.duckdb"
+    opened(whole).close()
+    with duckdb.connect(str(whole), read_only=True) as connection:
+        shape = connection.sql("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+    assert set(shape) <= set(engage.query("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"))
 
 
 def test_a_failed_transaction_leaves_the_ledger_usable(tmp_path: Path) -> None:

@@ -208,8 +208,11 @@ class FailingServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *failing: str, status: int = 503) -> None:
-        """Fail for requests whose method and path contain one of the words, once the first upload was given up."""
+    def __init__(self, failing: str = "nothing", status: int = 503) -> None:
+        """Fail for requests whose method and path match *failing*, once the first upload was given up.
+
+        A *status* of 0 is none: the connection ends.
+        """
         self.asked: list[str] = []
         server = self
 
@@ -222,8 +225,11 @@ class FailingServer(ThreadingHTTPServer):
                 server.asked.append(line)
                 ready = any(one.startswith("DELETE") for one in server.asked)
                 body, status = b"", 200
-                if ready and any(word in line for word in failing):
-                    code = {403: "AccessDenied"}.get(server.status, "InternalError")
+                if ready and re.search(failing, line):
+                    if not server.status:
+                        self.close_connection = True
+                        return
+                    code = {403: "AccessDenied", 404: "NoSuchBucket"}.get(server.status, "InternalError")
                     status, body = server.status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
                 elif "?uploads" in self.path:
                     body = b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
@@ -260,18 +266,29 @@ OWN = {
 }
 
 
+REQUESTS: dict[str, tuple[str, int]] = {
+    "put": ("^PUT ", 5),
+    "create-multipart": (r"^POST \S+traits\S+\?uploads", 16_000),
+    "second part": ("^PUT .*partNumber=2", 16_000),
+    "complete-multipart": (r"^POST \S+uploadId=", 16_000),
+    "looking afterwards": ("^HEAD ", 5),
+}
+"""What a delivery asks of S3, and how many readers make a file for which it does."""
+
+
 @pytest.mark.parametrize(
-    ("failing", "rows"),
-    [("PUT", 5), ("partNumber=2", 16_000), ("POST /bucket/example/ingest/traits", 16_000)],
-    ids=["put", "second part", "complete-multipart"],
+    ("request_made", "status"),
+    [*((name, 503) for name in REQUESTS), ("put", 0), ("complete-multipart", 0), ("looking afterwards", 0)],
 )
 def test_a_server_that_fails_on_an_upload_is_an_outage_and_the_plan_stays_due(
-    failing: str, rows: int, settings: dict[str, Any], server: Server, engage: Engage
+    request_made: str, status: int, settings: dict[str, Any], server: Server, engage: Engage
 ) -> None:
+    failing, rows = REQUESTS[request_made]
     messages = engage.snapshot(engage.subscriptions(rows, promo_code="P" * 400))
-    with FailingServer(failing) as broken:
+    with FailingServer(failing, status=status) as broken:
         run = engage.run(messages, script=SMALL_PARTS, **{**OWN, "s3_endpoint_url": broken.url})
         broken.shutdown()
+    assert any(re.search(failing, line) for line in broken.asked)
     assert run.code == Outage.exit_code, run.log
     assert "Nothing is lost" in run.errors
     assert run.states == []
@@ -282,15 +299,25 @@ def test_a_server_that_fails_on_an_upload_is_an_outage_and_the_plan_stays_due(
     assert files_read(server, 1)[0]["users"] == rows
 
 
-def test_a_bucket_that_turns_read_only_in_the_middle_of_a_run_is_told_and_the_plan_stays_due(
-    settings: dict[str, Any], server: Server, engage: Engage
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [(403, AccessRefused, "AccessDenied"), (404, ConfigRefused, "NoSuchBucket")],
+    ids=["read-only", "gone"],
+)
+def test_a_bucket_that_is_another_in_the_middle_of_a_run_is_told_and_the_plan_stays_due(
+    status: int,
+    kind: Any,  # noqa: ANN401 - a class of ours
+    code: str,
+    settings: dict[str, Any],
+    server: Server,
+    engage: Engage,
 ) -> None:
     messages = engage.snapshot(engage.subscriptions(5))
-    with FailingServer("PUT", status=403) as broken:
+    with FailingServer("^PUT ", status=status) as broken:
         run = engage.run(messages, **{**OWN, "s3_endpoint_url": broken.url})
         broken.shutdown()
-    assert run.code == AccessRefused.exit_code, run.log
-    assert "AccessDenied" in run.errors
+    assert run.code == kind.exit_code, run.log
+    assert code in run.errors
     assert (run.states, engage.query("SELECT count(*) FROM delivered")) == ([], [(0,)])
     assert engage.run(messages, **settings).code == 0
     assert files_read(server, 1)[0]["users"] == 5

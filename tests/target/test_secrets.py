@@ -35,7 +35,7 @@ def settings(server: Server) -> dict[str, Any]:
 
 
 def texts(folder: Path) -> Iterator[tuple[str, str]]:
-    """Everything a run left: files as they are, ledgers cell by cell."""
+    """Everything a run left: files as they are, the pages among them; ledgers also cell by cell."""
     for path in folder.rglob("*"):
         if path.name.startswith("config-") or path.name == "cli.json" or not path.is_file():
             continue  # the settings themselves
@@ -43,8 +43,7 @@ def texts(folder: Path) -> Iterator[tuple[str, str]]:
             with duckdb.connect(str(path), read_only=True) as connection:
                 for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
                     yield f"{path}:{table}", repr(connection.execute(f'FROM "{table}"').fetchall())
-        else:
-            yield str(path), path.read_bytes().decode(errors="replace")
+        yield str(path), path.read_bytes().decode(errors="replace")
 
 
 def leaks(engage: Engage, words: list[str]) -> list[tuple[str, str]]:
@@ -75,6 +74,8 @@ def test_no_secret_and_no_person_is_left_anywhere(
     pair = base64.b64encode(f"{settings['app_id']}:{settings['api_key']}".encode()).decode()
     assert leaks(engage, [settings["api_key"], pair, settings["aws_secret_access_key"], PERSON]) == []
     assert leaks(engage, ["RC000001"]) != [], "a scan that finds nothing at all shows nothing"
+    places_seen = {place for place, _ in texts(engage.folder)}
+    assert {place.rpartition(".")[2] for place in places_seen} >= {"html", "json", "log", "duckdb", "duckdb:delivered"}
 
 
 def test_a_log_that_tells_of_requests_is_found_out(server: Server, settings: dict[str, Any], engage: Engage) -> None:

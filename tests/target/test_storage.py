@@ -7,12 +7,17 @@ import resource
 import shlex
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
+from piano_engage_sandbox.testing import serving
+
+from tests.target.conftest import PATIENCE, all_held, places
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.target.conftest import Engage
@@ -89,6 +94,71 @@ def test_a_ledger_in_use_names_who_holds_it(engage: Engage) -> None:
     finally:
         holder.communicate()
     assert engage.run(engage.snapshot(engage.subscriptions(2))).code == 0
+
+
+@pytest.mark.parametrize("delivery", ["file", "s3", "ingest", "auto"])
+def test_a_second_run_says_who_holds_the_ledger_and_leaves(delivery: str, engage: Engage) -> None:
+    with serving(rows=1, s3_port=0) as server:
+        settings = places(server) | {"delivery": delivery, "requests_per_second": 0}
+        start, *rest = engage.snapshot(engage.subscriptions(5))
+        taken, given = os.pipe()
+        with (engage.folder / "first").open("w+b") as first:
+            holder = engage.start(taken, first, **settings)
+            os.close(taken)
+            os.write(given, engage.lines([start]))
+            wait_until(lambda: engage.ledger.with_name("ledger.duckdb.work").exists())
+            second = engage.run(engage.snapshot(engage.subscriptions(9)), **settings)
+            assert (second.code, second.states) == (STORAGE_FAILED, [])
+            assert "is in use by another run" in second.errors
+            assert str(holder.pid) in second.errors
+            asked = [one["path"] for one in server.control("GET", "requests") if one["path"] == "/ingest/property"]
+            assert (asked, server.control("GET", "engage")["files"], engage.files) == ([], [], [])
+            os.write(given, engage.lines(rest))
+            os.close(given)
+            assert holder.wait(PATIENCE) == 0
+            assert first.tell() > 0 or first.seek(0, os.SEEK_END) > 0, "its STATE"
+        assert engage.query("SELECT count(*) FROM delivered") == [(5,)]
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+FULL = """
+import resource
+from target_recurly_engage.delivery import ingest
+ingest.GROUP = 50
+def send(self, done, original=ingest.IngestDelivery._send_all):
+    self._ledger.connection.execute("CHECKPOINT")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    original(self, done)
+ingest.IngestDelivery._send_all = send
+"""
+"""From the first request on no file may grow beyond what is less than a group of acknowledgements takes."""
+
+
+def test_a_disk_that_is_full_while_answers_are_noted_ends_the_run_and_the_next_makes_it_good(
+    engage: Engage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("COVERAGE")]:
+        monkeypatch.delenv(name)  # it writes too
+    with serving(rows=1, s3_port=0) as server:
+        settings = places(server) | {"delivery": "ingest", "requests_per_second": 0}
+        messages = engage.snapshot(engage.subscriptions(400, term_name="T" * 200))
+        run = engage.run(messages, script=FULL, **settings)
+        assert (run.code, run.states) == (STORAGE_FAILED, []), run.log
+        assert "Traceback" not in run.log
+        first = sum(one["path"] == "/ingest/property" for one in server.control("GET", "requests"))
+        assert 0 < first <= 50 + 4 * 16, "nothing more is sent once answers cannot be noted"
+        again = engage.run(messages, **settings)
+        assert (again.code, len(again.states)) == (0, 1), again.log
+        assert all_held(server).keys() >= {f"u{n}" for n in range(1, 401)}
+        assert {user: all_held(server)[user] for user in engage.told_all()} == engage.told_all()
+        asked = sum(one["path"] == "/ingest/property" for one in server.control("GET", "requests"))
+        assert 400 <= asked <= 400 + first
 
 
 def limited(limit: int) -> None:

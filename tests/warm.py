@@ -1,0 +1,185 @@
+"""A process that has imported the programs, and forks for each run of one: as separate as any process, a second faster.
+
+A run has streams, environment, memory and exit code of its own, can be killed, and reads its settings anew; what it
+shares with others is what Python imports. As a program, this is that process: it takes requests from a socket.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAMS: Final = {
+    "target-recurly-engage": "from target_recurly_engage.target import TargetRecurlyEngage as T; T.cli()",
+    "recurly-engage": "from target_recurly_engage.cli import main; main()",
+    "tap-piano": "from tap_piano.tap import TapPiano; TapPiano.cli()",
+}
+"""As the entry points of the packages have them."""
+
+_LENGTH = struct.Struct("!I")
+_PID = struct.Struct("!q")
+
+
+@dataclass(slots=True)
+class Process:
+    """A run that was started; as far as it goes like :class:`subprocess.Popen`."""
+
+    pid: int
+    _ends: socket.socket
+    returncode: int | None = None
+
+    def wait(self, timeout: float) -> int:
+        """Give its exit code, minus the signal that killed it; raises TimeoutError after it was killed for that."""
+        if self.returncode is None:
+            self._ends.settimeout(timeout)
+            try:
+                self.returncode = os.waitstatus_to_exitcode(_PID.unpack(_all(self._ends, _PID.size))[0])
+            except TimeoutError:
+                self.kill()
+                raise
+            finally:
+                self._ends.close()
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Send it a signal, if it is still there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def run(
+    program: str, arguments: Sequence[object], *, script: str = "", given: bytes = b"", patience: float = 120
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end, *script* before it; gives what :func:`subprocess.run` would."""
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
+        stdin.write(given)
+        stdin.seek(0)
+        code = start(program, arguments, script=script, stdin=stdin, stdout=out, stderr=log).wait(patience)
+        out.seek(0)
+        log.seek(0)
+        return subprocess.CompletedProcess([program, *map(str, arguments)], code, out.read(), log.read())
+
+
+def start(
+    program: str,
+    arguments: Sequence[object],
+    *,
+    stdin: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    script: str = "",
+) -> Process:
+    """Start a program, *script* before it, on files that are open."""
+    ours, theirs = socket.socketpair()
+    request = json.dumps(
+        {
+            "argv": [str(Path(sys.executable).with_name(program)), *map(str, arguments)],
+            "source": script + "\n" + PROGRAMS[program],
+            "environment": dict(os.environ),
+            "folder": str(Path.cwd()),
+        }
+    ).encode()
+    with theirs, Path(os.devnull).open("rb") as nothing:
+        streams = [one if isinstance(one, int) else one.fileno() for one in (stdin or nothing, stdout, stderr)]
+        socket.send_fds(_warm(), [_LENGTH.pack(len(request))], [*streams, theirs.fileno()])
+        _warm().sendall(request)
+    return Process(_PID.unpack(_all(ours, _PID.size))[0], ours)
+
+
+@cache
+def _warm() -> socket.socket:
+    """Start the process that forks; it ends before this one does."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def _all(source: socket.socket, length: int) -> bytes:
+    found = b""
+    while len(found) < length:
+        more = source.recv(length - len(found))
+        if not more:
+            msg = "the process that forks is gone"
+            raise EOFError(msg)
+        found += more
+    return found
+
+
+# The process that forks
+
+
+def _serve(requests: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request, and return in the fork with it; in this process return at the end with nothing."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+    while True:
+        length, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, 4)
+        if not length:
+            return None
+        request = json.loads(_all(requests, _LENGTH.unpack(length)[0]))
+        if os.fork():
+            for descriptor in descriptors:
+                os.close(descriptor)
+            continue
+        requests.close()
+        *streams, told = descriptors
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if pid := os.fork():
+            for descriptor in streams:
+                os.close(descriptor)
+            os.write(told, _PID.pack(pid))
+            os.write(told, _PID.pack(os.waitpid(pid, 0)[1]))
+            os._exit(0)
+        os.close(told)
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        return dict(request)
+
+
+def _main() -> None:
+    import boto3.s3.transfer  # noqa: F401, PLC0415 - what takes long
+    import tap_piano.tap  # noqa: F401, PLC0415
+    import target_recurly_engage.cli  # noqa: PLC0415
+    import target_recurly_engage.target  # noqa: F401, PLC0415
+
+    request = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if request is not None:
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["folder"])
+        sys.argv = request["argv"]
+        exec(compile(request["source"], "<run>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
+
+
+if __name__ == "__main__":
+    sys.path.remove(str(Path(__file__).parent))
+    _main()

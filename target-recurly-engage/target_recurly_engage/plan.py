@@ -201,11 +201,12 @@ def _readers(sources: tuple[Source, ...], wording: Wording) -> str:
 def _again(clock: str, ageing: Ageing) -> str:
     """Make the SQL of known readers whose time to be told in full again has come.
 
-    That is when they were told long ago, each of one day's readers on a day of his own, and after a file came between.
+    That is when they were told long ago, each of one day's readers on a day of his own, and after a file came between;
+    after a file also who has vanished, for it may have brought back what he was cleared of.
     """
     overtaken = f"SELECT DISTINCT user_id FROM overtaken WHERE after <= {text(clock)}::TIMESTAMPTZ"
     if not ageing.after_days:
-        return f"{overtaken} AND user_id IN (SELECT user_id FROM readers)"
+        return f"{overtaken} AND user_id IN (SELECT user_id FROM delivered)"
     day = timedelta(days=1).total_seconds()
     age = f"epoch({text(clock)}::TIMESTAMPTZ) - epoch(coalesce(acknowledged_at, started_at))"
     youngest = max(ageing.after_days - ageing.over_days + 1, 0) * day
@@ -215,7 +216,8 @@ def _again(clock: str, ageing: Ageing) -> str:
             SELECT user_id FROM delivered JOIN old USING (delivery_id)
             WHERE age >= greatest({ageing.after_days} - {share}, 0) * {day}
         )
-        SELECT user_id FROM (FROM aged UNION {overtaken}) SEMI JOIN readers USING (user_id)
+        SELECT user_id FROM aged SEMI JOIN readers USING (user_id)
+        UNION SELECT user_id FROM ({overtaken}) SEMI JOIN delivered USING (user_id)
     """
 
 
@@ -230,7 +232,7 @@ def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
         SELECT {columns} FROM readers SEMI JOIN again USING (user_id) SEMI JOIN delivered USING (user_id, fingerprint)
         UNION ALL
         SELECT user_id, {", ".join("NULL" for _ in rows)}, {gone} FROM delivered ANTI JOIN readers USING (user_id)
-        WHERE fingerprint IS DISTINCT FROM {gone}
+        WHERE fingerprint IS DISTINCT FROM {gone} OR user_id IN (FROM again)
     """
 
 

@@ -120,6 +120,24 @@ def test_or_it_is_sent_at_once_and_again_after_the_file(
     assert engage.summaries[-1]["users"]["again"] == 1
 
 
+def test_who_vanishes_while_his_file_is_unread_is_cleared_again_after_it(
+    server: Server, settings: dict[str, Any], engage: Engage
+) -> None:
+    records = engage.subscriptions(30)
+    engage.run(engage.snapshot(records), **settings)
+    settings |= {"csv_overlap": "again"}
+    assert engage.run(engage.snapshot(records[1:]), **settings).code == 0
+    assert [request["user"] for request in asked(server)] == ["u1"]
+    hours_pass(engage, 3.1)
+    server.control("POST", "reset", {})
+    assert engage.run(engage.snapshot(records[1:]), **settings).code == 0
+    assert [request["user"] for request in asked(server)] == ["u1"]
+    assert held(server, "u1")["promo_code"] == "none"
+    assert held(server, "u1") == told(engage, "u1")
+    assert engage.run(engage.snapshot(records[1:]), **settings).code == 0
+    assert len(asked(server)) == 1
+
+
 def test_the_api_alone_waits_for_a_file_too(server: Server, settings: dict[str, Any], engage: Engage) -> None:
     records = engage.subscriptions(10)
     engage.run(engage.snapshot(records), **settings | {"delivery": "s3"})

@@ -228,12 +228,7 @@ def _spans(staged: str) -> str:
     """
 
 
-def computed(formulas: tuple[Formula, ...], source: str) -> str:
-    """Make the SQL of one row a reader with the value of each formula, from the SQL of ``lives``."""
-    of_primary = ", ".join(f"{one.cast} AS {name(one.name)}" for one in formulas if not one.of_all)
-    of_all = ", ".join(f"{one.cast} AS {name(one.name)}" for one in formulas if one.of_all)
-    primary = f"SELECT user_id{', ' * bool(of_primary)}{of_primary} FROM ({source}) WHERE is_primary"
-    if not of_all:
-        return primary
-    grouped = f"SELECT user_id, {of_all} FROM ({source}) GROUP BY user_id, today, moment"
-    return f"SELECT * FROM ({primary}) JOIN ({grouped}) USING (user_id)"
+def computed(formulas: tuple[Formula, ...], source: str, *, of_all: bool) -> str:
+    """Make the SQL of one row a reader with the value of each formula of one sort, from the SQL of ``lives``."""
+    cells = ", ".join(["user_id", *(f"{one.cast} AS {name(one.name)}" for one in formulas)])
+    return f"SELECT {cells} FROM ({source}) {'GROUP BY user_id, today, moment' if of_all else 'WHERE is_primary'}"

@@ -58,9 +58,7 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
     execute(f"CREATE OR REPLACE TEMP TABLE primaries AS {_primaries(own, contract, now)}")
     sources = [own]
     if contract.formulas:
-        tenure = any("days_added" in formula.sql for formula in contract.formulas)
-        source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=tenure)
-        execute(f"CREATE OR REPLACE TEMP TABLE computed AS {computed(contract.formulas, source)}")
+        _compute(ledger, contract, now)
         sources.append(Source(table="computed", row="row_computed", traits=contract.computed))
     for i, stream in enumerate(contract.users):
         columns = ledger.columns(stream.table)
@@ -76,6 +74,25 @@ def forget_desired(ledger: Ledger, *tables: str) -> None:
     """Drop what :func:`desire` made."""
     for table in tables or ("primaries", "computed", "matches", "audience", "eligible", "held_codes"):
         ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
+
+
+def _compute(ledger: Ledger, contract: Contract, now: str) -> None:
+    """Make ``computed``: formulas of one sort at a time, which takes less memory than all at once."""
+    execute, made = ledger.connection.execute, list[str]()
+    sorts = ((False, False), (True, False), (True, True))
+    for of_all, spans in sorts:
+        formulas = tuple(
+            one for one in contract.formulas if one.of_all is of_all and ("days_added" in one.sql) is spans
+        )
+        if formulas or not of_all:
+            source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=spans)
+            table = f"computed_{len(made)}"
+            execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {computed(formulas, source, of_all=of_all)}")
+            made.append(table)
+    joined = made[0] + "".join(f" JOIN {table} USING (user_id)" for table in made[1:])
+    execute(f"CREATE OR REPLACE TEMP TABLE computed AS SELECT * FROM {joined}")
+    for table in made:
+        execute(f"DROP TABLE {table}")
 
 
 def today_of(ledger: Ledger, wording: Wording, now: str) -> str:

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 _STAGE: Final = "lifecycle_stage"
 """The one computed trait that can be asked of each subscription."""
+_SEVERAL: Final = "user_id IN (SELECT user_id FROM subscriptions GROUP BY user_id HAVING count(*) > 1)"
+"""Of one subscription alone nothing can be apart."""
 
 
 def apart(ledger: Ledger, contract: Contract, now: str, today: str) -> Iterator[str]:
     """Yield a warning where some readers meet all conditions, and no subscription of theirs does; after ``desire``."""
-    source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=False)
+    source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=False, only=_SEVERAL)
     compound = {f"the trait {one.name}": one.asks for one in contract.formulas}
     rows = {f"the segment {one.name}": conditions for one, conditions in _rows(contract, today)}
     for asked, relation in ((compound, source), (rows, _profiles(contract, source))):
@@ -52,8 +54,7 @@ def _count(ledger: Ledger, source: str, asked: Mapping[str, tuple[str, ...]]) ->
         for i, conditions in enumerate(asked.values())
     ]
     counts = ", ".join(f"count_if(c{i})" for i in range(len(cells)))
-    several = "SEMI JOIN (SELECT user_id FROM subscriptions GROUP BY user_id HAVING count(*) > 1) USING (user_id)"
-    query = f"SELECT {counts} FROM (SELECT {', '.join(cells)} FROM ({source}) {several} GROUP BY user_id)"
+    query = f"SELECT {counts} FROM (SELECT {', '.join(cells)} FROM ({source}) GROUP BY user_id)"
     ((*found,),) = ledger.connection.execute(query).fetchall()
     return {what: count or 0 for what, count in zip(asked, found, strict=True)}
 

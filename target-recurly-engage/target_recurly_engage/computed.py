@@ -176,12 +176,13 @@ STAGE_SQL: Final = "\n".join(" ".join(line.split()) for line in _STAGE.splitline
 """The same for a person to read."""
 
 
-def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool) -> str:
+def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool, only: str = "true") -> str:
     """Make the SQL of ``lives``, which reads the tables ``subscriptions`` and ``primaries`` (user_id, row).
 
     A day is one of the calendar of *zone*. ``word`` is the status as the map spells it; ``live``, ``in_trial``,
     ``in_grace`` and ``stage`` judge one subscription; ``days_added`` are the days on which it gave access and none of
-    those that began before it did, and are worked out when *tenure* asks for them.
+    those that began before it did, and are worked out when *tenure* asks for them. *only* is a condition on the rows of
+    ``subscriptions`` that are of interest.
     """
 
     def day(column: str) -> str:
@@ -192,7 +193,7 @@ def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool) -> str:
             {word_of("subscription_status")} AS word, {LIVE} AS live, {day("start_date")} AS start_day,
             {day("end_date")} AS end_day, {day("access_expiration_date")} AS access_end_day,
             {day("trial_period_end_date")} AS trial_end_day, {day("grace_period_start_date")} AS grace_start_day
-        FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment) WHERE {rule.counts}
+        FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment) WHERE {rule.counts} AND {only}
     """
     judged = f"""
         SELECT *, live AND coalesce(trial_period_end_date > moment, false) AS in_trial,

@@ -129,6 +129,18 @@ class Contract:
         """Give the stream of users of that name."""
         return next(one for one in self.users if one.stream == stream)
 
+    def for_segments(self) -> Contract:
+        """Give the contract with no more than it takes to say who is in which segment."""
+        asked = {trait.key for segment in self.segments for trait in segment.traits}
+        drawn = {one.key for one in self.experiments}
+        return replace(
+            self,
+            computed=tuple(trait for trait in self.computed if trait.key in asked),
+            formulas=tuple(one for one in self.formulas if one.name in asked),
+            experiments=(),
+            audience=tuple(trait for trait in self.audience if trait.key not in drawn),
+        )
+
     def with_kinds(self, kinds: Mapping[str, Kind]) -> Contract:
         """Give the contract with these types for traits of streams of users, where the settings do not say them."""
 

@@ -31,7 +31,7 @@ _OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
 """Columns of ``delivered`` that are no traits."""
 
 _GONE: Final = "gone"
-_KNOWN: Final = "SELECT count(*) FROM plan JOIN delivered AS told USING (user_id)"
+_ROW: Final = name("row in its source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,35 +111,21 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE readers AS {_readers(sources, contract.wording)}")
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
-    differing = _differing(sources, traits, wording, delivery_id)
-    slices = _slices(ledger.count("SELECT count(*) FROM suspects"), len(sources))
-    for i, part in enumerate(slices):
-        into = "INSERT INTO plan" if i else "CREATE OR REPLACE TABLE plan AS"
-        execute(f"{into} {differing.replace(_SUSPECTS, f'(FROM suspects WHERE {part}) AS suspects')}")
+    known = ledger.count("SELECT count(*) FROM delivered")
+    counts = _compare(ledger, sources, traits, wording, delivery_id)
     fingerprint = _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
-    new, new_traits = _first_values(ledger, traits, wording)
-    changed, changes = _other_values(ledger, traits, wording)
-    known = ledger.count("SELECT count(*) FROM delivered")
-    again = ledger.count(f"{_KNOWN} WHERE NOT {_differs(traits, wording)}")
     return Plan(
-        users=known + new,
+        users=known + counts.new,
         known=known,
-        new=new,
-        changed=changed - again,
-        gone=ledger.count(f"{_KNOWN} JOIN suspects USING (user_id) WHERE {_lost(sources, wording)}"),
-        again=again,
+        new=counts.new,
+        changed=counts.changed - counts.again,
+        gone=counts.gone,
+        again=counts.again,
         invalid=_note_invalid(ledger, sources, wording, clock),
         fingerprint=fingerprint,
-        traits={
-            trait.name: TraitChanges(
-                new=new_traits[i] + changes[3 * i], changed=changes[3 * i + 1], cleared=changes[3 * i + 2]
-            )
-            for i, trait in enumerate(traits)
-        }
-        if new or changed
-        else {},
+        traits=counts.by_trait(traits),
     )
 
 
@@ -238,29 +224,102 @@ def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
 
 # What has changed
 
-_SUSPECTS: Final = "suspects_of_a_slice"
-_SLICE: Final = 250_000
-"""Readers whose rows of many sources are joined at a time, so that memory is enough for it (docs/decisions.md)."""
+AT_ONCE: Final = 125_000
+"""Readers that are compared at a time where they have rows in several tables, so that memory is enough for it."""
 
 
-def _slices(readers: int, sources: int) -> list[str]:
-    """Make the SQL of the slices in which so many readers are compared; up to two sources are joined at once."""
-    count = max(-(-readers * max(sources - 2, 0) // _SLICE), 1)
-    return [f"hash(user_id) % {count} = {i}" for i in range(count)]
+@dataclass(slots=True)
+class _Counts:
+    """What a plan changes: readers that are new, changed, told again and gone, and by trait what TraitChanges has."""
+
+    new: int = 0
+    changed: int = 0
+    again: int = 0
+    gone: int = 0
+    first: list[int] = field(default_factory=list)
+    other: list[int] = field(default_factory=list)
+
+    def add(self, **counts: int | list[int]) -> None:
+        """Add those of a slice."""
+        for one, more in counts.items():
+            if isinstance(more, int):
+                setattr(self, one, getattr(self, one) + more)
+            else:
+                before = getattr(self, one) or [0] * len(more)
+                setattr(self, one, [a + b for a, b in zip(before, more, strict=True)])
+
+    def by_trait(self, traits: tuple[Trait, ...]) -> dict[str, TraitChanges]:
+        """Give the changes by the names of the traits; none where nothing changes."""
+        if not self.new and not self.changed:
+            return {}
+        return {
+            trait.name: TraitChanges(
+                new=self.first[i] + self.other[3 * i], changed=self.other[3 * i + 1], cleared=self.other[3 * i + 2]
+            )
+            for i, trait in enumerate(traits)
+        }
+
+
+def _compare(
+    ledger: Ledger, sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str
+) -> _Counts:
+    """Make the plan of the suspects, slice by slice, and count what it changes."""
+    execute, counts = ledger.connection.execute, _Counts()
+    differing = _differing(sources, traits, wording, delivery_id)
+    for i, part in enumerate(_slices(ledger, sources)):
+        execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
+        for k, source in enumerate(sources):
+            execute(f"CREATE OR REPLACE TEMP TABLE slice_{k} AS {_of_slice(source)}")
+        execute("CREATE OR REPLACE TEMP TABLE told AS FROM delivered SEMI JOIN slice USING (user_id)")
+        execute(f"CREATE OR REPLACE TEMP TABLE planned AS {differing}")
+        execute(f"{'INSERT INTO plan' if i else 'CREATE OR REPLACE TABLE plan AS'} FROM planned")
+        known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
+        new, first = _first_values(ledger, traits, wording)
+        changed, other = _other_values(ledger, traits, wording)
+        counts.add(
+            new=new,
+            changed=changed,
+            again=ledger.count(f"{known} WHERE NOT {_differs(traits, wording)}"),
+            gone=ledger.count(f"{known} JOIN slice USING (user_id) WHERE {_lost(sources, wording)}"),
+            first=first,
+            other=other,
+        )
+    for table in ("told", "planned", "slice", *(f"slice_{k}" for k in range(len(sources)))):
+        execute(f"DROP TABLE {table}")
+    return counts
+
+
+def _slices(ledger: Ledger, sources: tuple[Source, ...]) -> list[str]:
+    """Make the SQL of the slices in which suspects are compared: neighbours in the first source, the largest table."""
+    own = sources[0].row
+    known = "(SELECT count(*) FROM suspects SEMI JOIN delivered USING (user_id))"
+    query = f"SELECT {known if len(sources) == 1 else 'count(*)'}, coalesce(max({own}), 0) + 1 FROM suspects"
+    ((wide, rows),) = ledger.connection.execute(query).fetchall()
+    count = max(-(-wide // AT_ONCE), 1)
+    place = f"coalesce({own}, (hash(user_id) % {rows})::BIGINT)"
+    return [f"{place} >= {rows * i // count} AND {place} < {rows * (i + 1) // count}" for i in range(count)]
+
+
+def _of_slice(source: Source) -> str:
+    """Make the SQL of the rows of a source that a slice asks for."""
+    columns = dict.fromkeys(source.column(trait) for trait in source.traits)
+    read = ", ".join([f"{source.table}.rowid AS {_ROW}", *columns])
+    return f"SELECT {read} FROM {source.table} JOIN slice ON {source.table}.rowid = slice.{source.row}"
 
 
 def _differing(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
-    """Make the SQL of the plan: the suspects' desired traits without those that Engage was told word by word."""
+    """Make the SQL of a slice's plan: its desired traits without those that Engage was told word by word."""
     source_of = {trait.name: source for source in sources for trait in source.traits}
     cells = ", ".join(f"{_cell(source_of.get(trait.name), trait, wording)} AS {name(trait.name)}" for trait in traits)
-    joins = " ".join(f"LEFT JOIN {one.table} ON {one.table}.rowid = suspects.{one.row}" for one in sources)
+    joins = " ".join(
+        f"LEFT JOIN slice_{k} AS {one.table} ON {one.table}.{_ROW} = slice.{one.row}" for k, one in enumerate(sources)
+    )
     return f"""
         WITH desired AS (
-            SELECT suspects.user_id, {text(delivery_id)} AS delivery_id, suspects.fingerprint, {cells}
-            FROM {_SUSPECTS} {joins}
-            LEFT JOIN (FROM delivered SEMI JOIN suspects USING (user_id)) AS told ON told.user_id = suspects.user_id
+            SELECT slice.user_id, {text(delivery_id)} AS delivery_id, slice.fingerprint, {cells}
+            FROM slice {joins} LEFT JOIN told ON told.user_id = slice.user_id
         )
-        SELECT plan.* FROM desired AS plan LEFT JOIN delivered AS told USING (user_id)
+        SELECT plan.* FROM desired AS plan LEFT JOIN told USING (user_id)
         WHERE told.user_id IS NULL OR plan.user_id IN (FROM again) OR {_differs(traits, wording)}
     """
 
@@ -311,7 +370,7 @@ def _remember_equals(ledger: Ledger) -> None:
 def _first_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -> tuple[int, list[int]]:
     """Count readers that are new, and for each trait those of them that get a value."""
     cells = ", ".join(f"count_if({name(t.name)} <> {text(wording.clear_value(t))})" for t in traits)
-    query = f"SELECT count(*), {cells} FROM plan ANTI JOIN delivered USING (user_id)"
+    query = f"SELECT count(*), {cells} FROM planned ANTI JOIN told USING (user_id)"
     ((new, *counts),) = ledger.connection.execute(query).fetchall()
     return new, [count or 0 for count in counts]  # of no rows count_if() makes NULL
 
@@ -327,7 +386,7 @@ def _other_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -
             f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} <> {clear})",
             f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} = {clear})",
         ]
-    query = f"SELECT count(*), {', '.join(cells)} FROM plan JOIN delivered AS told USING (user_id)"
+    query = f"SELECT count(*), {', '.join(cells)} FROM planned AS plan JOIN told USING (user_id)"
     ((known, *counts),) = ledger.connection.execute(query).fetchall()
     return known, [count or 0 for count in counts]
 

@@ -36,7 +36,8 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
         hold-back), ``entering`` and ``leaving`` (against what Engage was told), ``sample``, ``overlaps`` with others;
         by promotion that segments ask of: ``readers`` who may use it, and ``against`` how many stands what.
     """
-    desire(ledger, contract, now)
+    needed = contract.for_segments()
+    desire(ledger, needed, now)
     today = today_of(ledger, contract.wording, now)
     try:
         if not contract.segments:
@@ -48,10 +49,10 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
             }
         return {
             "readers": ledger.count("SELECT count(*) FROM matches"),
-            "segments": _segments(ledger, contract),
+            "segments": _segments(ledger, needed),
             "promotions": _promotions(ledger, contract, now),
             "warnings": [
-                *unseen_values(ledger, contract),
+                *unseen_values(ledger, needed),
                 *unknown_promotions(ledger, contract),
                 *apart(ledger, contract, now, today),
             ],

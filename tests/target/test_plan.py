@@ -9,17 +9,21 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from target_recurly_engage import plan
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.run import Run
 from target_recurly_engage.traits import NAMES, TRAITS, Wording
 
 if TYPE_CHECKING:
-    from target_recurly_engage.plan import Plan
+    from collections.abc import Sequence
+
+    from target_recurly_engage.desired import Source
 
     from tests.target.conftest import Engage
 
@@ -31,7 +35,7 @@ CONFIG = {
     "streams": {}, "traits": "all", "thresholds": {}, "trait_prefix": "", "trait_names": {}, "leave_out": {},
     "primary": ["live", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",
     "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [],
-    "max_value_length": 1000, "dry_run": False,
+    "max_value_length": 1000, "dry_run": False, "csv_ingest_hours": 3,
     "resend_after_days": 80, "resend_over_days": 10,
     "checkout_terms": [], "single_use_codes": "promotion", "new_customers": "never_had",
 }  # fmt: skip
@@ -48,10 +52,11 @@ CELL = TEXT | st.sampled_from([
 class History:
     """A ledger, and what a dictionary says that Engage must have been told."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, traits: str = "all") -> None:
         """Begin."""
         self.folder = folder
         self.config = CONFIG | {
+            "traits": traits,
             "ledger": str(folder / "ledger.duckdb"),
             "delivery": "file",
             "max_reject_fraction": 0.05,
@@ -61,7 +66,7 @@ class History:
         self.piano: dict[str, dict[str, str]] = {}
         self.engage: dict[str, dict[str, str]] = {}
 
-    def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> Plan:
+    def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> plan.Plan:
         """Bring rows, run, and read what was sent with Python's csv."""
         run = Run(self.config, logging.getLogger("test"))
         names = ["subscription_id", "user_id", *NAMES[1:]]
@@ -78,7 +83,7 @@ class History:
         for file in run.summary.files:
             with Path(file.location).open(newline="", encoding="utf-8") as opened:
                 for row in csv.DictReader(opened, strict=True):
-                    self.engage[row.pop("user_id")] = row
+                    self.engage[row["user_id"]] = {name: row[name] for name in NAMES}
         assert run.summary.plan
         return run.summary.plan
 
@@ -120,21 +125,45 @@ STEPS = st.lists(
 
 
 @settings(max_examples=15, deadline=None)
-@given(steps=STEPS)
+@given(steps=STEPS, at_once=st.sampled_from([1, 2, plan.AT_ONCE]), traits=st.sampled_from(["all", "all,computed"]))
 def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
-    steps: list[tuple[dict[str, dict[str, str]], bool]],
+    steps: list[tuple[dict[str, dict[str, str]], bool]], at_once: int, traits: str
 ) -> None:
-    with TemporaryDirectory() as folder:
-        history = History(Path(folder))
+    with TemporaryDirectory() as folder, patch.object(plan, "AT_ONCE", at_once):
+        history = History(Path(folder), traits)
         for rows, complete in steps:
             before = dict(history.engage)
-            plan = history.step(rows, complete=complete)
+            made = history.step(rows, complete=complete)
             assert history.engage == history.desired() == history.acknowledged
-            changed = {user for user, traits in history.engage.items() if before.get(user) != traits}
-            assert plan.size == len(changed)
-            assert plan.users == len(history.engage)
+            changed = {user for user, told in history.engage.items() if before.get(user) != told}
+            assert made.new == len(set(history.engage) - set(before))
+            assert made.users == len(history.engage)
+            cells = {
+                name: sum(told[name] != before.get(user, blank())[name] for user, told in history.engage.items())
+                for name in NAMES
+            }
+            counted = {name: one.new + one.changed + one.cleared for name, one in made.traits.items() if name in NAMES}
+            assert counted == (cells if made.traits else {})
+            assert (made.size == len(changed)) if traits == "all" else (made.size >= len(changed))
         again = history.step(history.piano, complete=True)
         assert again.size == 0
+
+
+@pytest.mark.parametrize("lose", [slice(1, None), slice(-1)])
+def test_a_slice_that_is_lost_is_found_out(tmp_path: Path, lose: slice) -> None:
+    """The broken double: the plan is made of all slices but one."""
+    slices = plan._slices
+    rows = {f"RC{n}": {"user_id": f"u{n}"} for n in range(6)}
+
+    def fewer(ledger: Ledger, sources: tuple[Source, ...]) -> Sequence[str]:
+        return slices(ledger, sources)[lose]
+
+    with patch.object(plan, "AT_ONCE", 2), patch.object(plan, "_slices", fewer):
+        history = History(tmp_path, "all,computed")
+        history.step(rows, complete=True)
+    assert 0 < len(history.engage) < 6
+    with pytest.raises(AssertionError):
+        assert history.engage == history.desired()
 
 
 @settings(max_examples=30, deadline=None)

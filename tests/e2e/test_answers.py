@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
 from piano_engage_sandbox.testing import serving
 
-from tests.e2e.test_days import Pair, program
+from tests.e2e.test_days import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 STREAMS = {"subscription_log": {"role": "subscriptions"}, "subscriptions": {"role": "reconcile"}}
+
+
+def program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
 
 
 @pytest.fixture

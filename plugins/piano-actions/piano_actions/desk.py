@@ -1,0 +1,148 @@
+"""Where actions are asked for: each request is done once, whoever asks for it how often, and a crash loses none.
+
+The order of things is what makes that true: the request is noted, the subscription is chosen and noted, Piano is asked,
+Piano is read back, the outcome is noted. Every action begins by reading what is so, so beginning anew after a crash
+between any two of these does nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from piano_engage_common.stops import RunStopped
+
+from piano_actions import resubscribe
+from piano_actions.outcome import Outcome
+from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Mapping
+
+    from tap_piano.client import PianoClient
+
+    from piano_actions.store import Store
+    from piano_actions.subscriptions import Subscription
+
+    Note = Callable[..., None]
+
+POLL_SECONDS: Final = 0.05
+
+
+class Do(Protocol):
+    """Does one action."""
+
+    def __call__(
+        self, desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+    ) -> Outcome:
+        """Do what *request* asks for; *chosen* is what was found out before a crash, *note* keeps what is found out."""
+
+
+class Desk:
+    """Takes requests and has them done.
+
+    Args:
+        piano: the Publisher API.
+        store: the notes.
+        choose: picks one of several subscriptions by the target's rule; None where several are refused.
+        logger: told of what was left behind.
+    """
+
+    def __init__(
+        self,
+        piano: PianoClient,
+        store: Store,
+        *,
+        choose: Callable[[list[Subscription]], str | None] | None,
+        logger: logging.Logger,
+    ) -> None:
+        """Be ready."""
+        self.piano = piano
+        self.store = store
+        self.choose = choose
+        self._logger = logger
+
+    def run(self, request: Request, *, dry_run: bool = False, patience: float = 60.0) -> Outcome:
+        """Do what is asked for, or give the answer that was given before.
+
+        Args:
+            request: what is asked for.
+            dry_run: change nothing, and note nothing.
+            patience: seconds to wait for who is at the same request, or at another one of the same reader.
+
+        Raises:
+            InFlight, ReaderBusy: somebody was at it for longer than that.
+            KeyTaken: the key stands for another request.
+            RunStopped: it could not be done, and surely was not.
+        """
+        if dry_run:
+            return _ACTIONS[request.action](self, request, {}, _no_note, dry_run=True)
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                claim = self.store.claim(request)
+            except (InFlight, ReaderBusy):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            return claim if isinstance(claim, Outcome) else self._work(claim)
+
+    def recover(self) -> list[Outcome]:
+        """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time."""
+        done = []
+        for claim in self.store.left_behind():
+            if claim.age > KEPT_SECONDS:  # nobody waits for it any more, and the reader may want something else by now
+                self.store.fail(claim, "given_up")
+                self._logger.warning("%s was left behind a day ago, and is given up", claim.request.action)
+                continue
+            self._logger.info("%s was left behind: going on with it", claim.request.action)
+            try:
+                done.append(self._work(claim, again=True))
+            except RunStopped as e:
+                self._logger.warning("%s could not be brought to an end yet: %s", claim.request.action, e)
+        return done
+
+    def _work(self, claim: Claim, *, again: bool = False) -> Outcome:
+        def note(**chosen: Any) -> None:  # noqa: ANN401 - JSON
+            self.store.note(claim, **chosen)
+
+        try:
+            outcome = _ACTIONS[claim.request.action](self, claim.request, claim.chosen, note, dry_run=False)
+        except RunStopped as e:
+            if again or claim.chosen:
+                self.store.unsure(claim)  # an earlier attempt may have been heard
+            else:
+                self.store.fail(claim, type(e).__name__)
+            raise
+        except Exception:  # a fault of ours: the reader shall not be locked out for it
+            self.store.unsure(claim)
+            raise
+        self.store.finish(claim, outcome)
+        return outcome
+
+
+def _resubscribe(
+    desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+) -> Outcome:
+    wish = resubscribe.Wish(
+        request.user_id, chosen.get("subscription_id") or request.params.get("subscription_id") or None
+    )
+    found = resubscribe.resubscribe(
+        desk.piano,
+        wish,
+        choose=desk.choose,
+        before=lambda one: note(subscription_id=one.id),
+        dry_run=dry_run,
+    )
+    return resubscribe.after_all(found) if chosen else found
+
+
+def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one
+    """Note nothing, of a dry run."""
+
+
+_ACTIONS: Final[dict[str, Do]] = {resubscribe.ACTION: _resubscribe}
+"""Actions by name."""
+NAMES: Final = tuple(_ACTIONS)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from piano_engage_common.stops import RunStopped
 
-from piano_actions import resubscribe
-from piano_actions.outcome import Outcome
+from piano_actions import resubscribe, upgrade, upgrade_cancel
+from piano_actions.outcome import Outcome, Status
 from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Desk:
         piano: the Publisher API.
         store: the notes.
         choose: picks one of several subscriptions by the target's rule; None where several are refused.
+        upgrade_wait: seconds to wait for a change of term that is to be made at once.
         logger: told of what was left behind.
     """
 
@@ -55,9 +56,11 @@ class Desk:
         store: Store,
         *,
         choose: Callable[[list[Subscription]], str | None] | None,
+        upgrade_wait: float = 0.0,
         logger: logging.Logger,
     ) -> None:
         """Be ready."""
+        self.upgrade_wait = upgrade_wait
         self.piano = piano
         self.store = store
         self.choose = choose
@@ -78,6 +81,8 @@ class Desk:
         """
         if dry_run:
             return _ACTIONS[request.action](self, request, {}, _no_note, dry_run=True)
+        if left := self._settle_before(request):
+            return left
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -103,6 +108,14 @@ class Desk:
             except RunStopped as e:
                 self._logger.warning("%s could not be brought to an end yet: %s", claim.request.action, e)
         return done
+
+    def _settle_before(self, request: Request) -> Outcome | None:
+        """Bring to an end what is not sure of this reader, for another wish of the same kind might do it twice."""
+        for claim in self.store.left_behind(reader=request.user_id, but=request.key):
+            found = self._work(claim, again=True)
+            if found.status is Status.UNKNOWN and found.action == request.action:
+                return found
+        return None
 
     def _work(self, claim: Claim, *, again: bool = False) -> Outcome:
         def note(**chosen: Any) -> None:  # noqa: ANN401 - JSON
@@ -139,10 +152,48 @@ def _resubscribe(
     return resubscribe.after_all(found) if chosen else found
 
 
+def _upgrade(desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False) -> Outcome:
+    params = request.params
+    wish = upgrade.Wish(
+        request.user_id,
+        params["to_term"],
+        params.get("from_term") or None,
+        params.get("subscription_id") or None,
+    )
+    if chosen:
+        wish = upgrade.Wish(request.user_id, chosen["to_term_id"], None, chosen["subscription_id"])
+    found = upgrade.upgrade(
+        desk.piano,
+        wish,
+        choose=desk.choose,
+        before=lambda way: note(subscription_id=way.one.id, to_term_id=way.option.to_term_id),
+        dry_run=dry_run,
+        wait=desk.upgrade_wait,
+    )
+    return upgrade.after_all(found) if chosen else found
+
+
+def _cancel_upgrade(
+    desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+) -> Outcome:
+    found = upgrade_cancel.cancel(
+        desk.piano,
+        request.user_id,
+        chosen.get("subscription_id") or request.params.get("subscription_id") or None,
+        before=lambda one: note(subscription_id=one.id),
+        dry_run=dry_run,
+    )
+    return upgrade_cancel.after_all(found) if chosen else found
+
+
 def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one
     """Note nothing, of a dry run."""
 
 
-_ACTIONS: Final[dict[str, Do]] = {resubscribe.ACTION: _resubscribe}
+_ACTIONS: Final[dict[str, Do]] = {
+    resubscribe.ACTION: _resubscribe,
+    upgrade.ACTION: _upgrade,
+    upgrade.CANCEL: _cancel_upgrade,
+}
 """Actions by name."""
 NAMES: Final = tuple(_ACTIONS)

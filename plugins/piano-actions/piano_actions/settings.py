@@ -54,6 +54,12 @@ class Settings(BaseSettings):
             "`primary` chooses."
         ),
     )
+    upgrade_wait: float = Field(
+        3,
+        ge=0,
+        title="Upgrade wait",
+        description="Seconds to wait for a change of term that is made at once; after that it is told as pending.",
+    )
     requests_per_second: float = Field(
         10, ge=0, title="Requests per second", description="Requests a second to Piano, never more; 0 is no limit."
     )

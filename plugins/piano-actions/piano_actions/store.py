@@ -252,9 +252,17 @@ class Store:
 
     # What was left behind
 
-    def left_behind(self) -> Iterator[Claim]:
-        """Take over, one by one, what a crash left: begun by a process that is gone, or not sure."""
-        query = sa.select(ACTIONS).where(ACTIONS.c.state.in_([BEGUN, UNSURE])).order_by(ACTIONS.c.created_at)
+    def left_behind(self, *, reader: str | None = None, but: str | None = None) -> Iterator[Claim]:
+        """Take over, one by one, what a crash left: begun by a process that is gone, or not sure.
+
+        Args:
+            reader: only what is his.
+            but: not what has this key.
+        """
+        one = ACTIONS.c
+        query = sa.select(ACTIONS).where(one.state.in_([BEGUN, UNSURE])).order_by(one.created_at)
+        query = query.where(one.reader == self.hash_of(reader)) if reader is not None else query
+        query = query.where(sa.or_(one.key.is_(None), one.key != but)) if but is not None else query
         with self._engine.begin() as connection:
             found = connection.execute(query).mappings().all()
         for row in found:

@@ -15,6 +15,28 @@ SENTENCES: Final[dict[str, str]] = {
     "not_resumable": "This subscription cannot be resumed here. Please contact customer service.",
     "nothing_to_resume": "There is no subscription that could be resumed.",
     "ambiguous": "There are several subscriptions that could be resumed. Please choose one in your account.",
+    # upgrade
+    "changed": "Done: you are on {term_name} now{next_bill}.",
+    "on_term": "You are on {term_name} already.",
+    "change_pending": "Your change to {term_name} is under way{change_day}. Until then all stays as it is.",
+    "change_suspended": "Your change to {term_name} waits for a payment. Please look into your account.",
+    "processing": "Your change to {term_name} is being processed. This may take some minutes.",
+    "would_change": "The subscription would be changed to {term_name}. {seen}",
+    "nothing_to_change": "There is no subscription that could be changed.",
+    "not_configured": "This change is not on offer.",
+    "unknown_term": "We do not know the offer you asked for.",
+    "other_term": "The subscription is on {term_name}, so this change does not fit it.",
+    "several_options": "There are several ways to make this change. Please contact customer service.",
+    "ambiguous_change": "There are several subscriptions that could be changed. Please choose one in your account.",
+    "cannot_change": "This subscription cannot be changed now. Please contact customer service.",
+    "other_change_pending": "Another change of this subscription is under way.",
+    "change_failed": "The change to {term_name} did not go through. Please check your means of payment.",
+    "change_withdrawn": "Your change is withdrawn; all stays as it was.",
+    "would_withdraw": "The change to {term_name} would be withdrawn.",
+    "no_change_pending": "There is no change under way.",
+    "not_cancellable": "This change cannot be withdrawn any more.",
+    "cannot_withdraw": "This change cannot be withdrawn any more.",
+    "change_made": "The change to {term_name} has been made already.",
     # all
     "unknown_user": "We do not know this reader.",
     "unknown_subscription": "We do not know this subscription.",
@@ -30,6 +52,8 @@ def outcome(action: str, status: Status, reason: str, **details: Any) -> Outcome
     kept = {name: value for name, value in details.items() if value is not None}
     filled = {name: str(value) for name, value in kept.items()}
     day = filled.get("next_billing_date", "")[:10]
+    on = filled.get("change_date", "")[:10]
+    filled["change_day"] = f" and takes effect on {on}" if on else ""
     filled["next_bill"] = f"; the next payment is due on {day}" if day else ""
     return Outcome(action, status, reason, SENTENCES[reason].format_map(_Blank(filled)), kept)
 

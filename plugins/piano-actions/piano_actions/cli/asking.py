@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tap_piano.client import PianoClient
+
     from piano_actions.subscriptions import Subscription
 
 LOGGER: Final = logging.getLogger("piano-actions")
@@ -61,13 +63,19 @@ class Context:
                 store.close()
 
     @contextmanager
+    def piano(self) -> Iterator[PianoClient]:
+        """Give the Publisher API for the ``with`` block."""
+        with exits(LOGGER):
+            yield client_of(self.settings, LOGGER)
+
+    @contextmanager
     def desk(self, *, when_ambiguous: str | None = None) -> Iterator[Desk]:
         """Open the desk for the ``with`` block."""
         with self.store() as store:
             piano = client_of(self.settings, LOGGER)
             told = when_ambiguous or self.settings.when_ambiguous
             chooser = by_primary(self.settings) if told == "primary" else None
-            yield Desk(piano, store, choose=chooser, logger=LOGGER)
+            yield Desk(piano, store, choose=chooser, upgrade_wait=self.settings.upgrade_wait, logger=LOGGER)
 
 
 def by_primary(settings: Settings) -> Chooser:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from piano_engage_common.stops import RunStopped
+from piano_engage_common.stops import ConfigRefused, RunStopped
 
-from piano_actions import resubscribe, upgrade, upgrade_cancel
+from piano_actions import conversions, pool, promotions, resubscribe, upgrade, upgrade_cancel
 from piano_actions.outcome import Outcome, Status
 from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
+from piano_actions.words import outcome
 
 if TYPE_CHECKING:
     import logging
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tap_piano.client import PianoClient
 
+    from piano_actions.engage import Engage
     from piano_actions.store import Store
     from piano_actions.subscriptions import Subscription
 
@@ -46,6 +48,8 @@ class Desk:
         piano: the Publisher API.
         store: the notes.
         choose: picks one of several subscriptions by the target's rule; None where several are refused.
+        engage: gives what talks to Engage, when it is needed.
+        make_codes: make a promo code where a pool has none left.
         upgrade_wait: seconds to wait for a change of term that is to be made at once.
         logger: told of what was left behind.
     """
@@ -56,10 +60,14 @@ class Desk:
         store: Store,
         *,
         choose: Callable[[list[Subscription]], str | None] | None,
+        engage: Callable[[], Engage] | None = None,
+        make_codes: bool = False,
         upgrade_wait: float = 0.0,
         logger: logging.Logger,
     ) -> None:
         """Be ready."""
+        self.engage = engage
+        self.make_codes = make_codes
         self.upgrade_wait = upgrade_wait
         self.piano = piano
         self.store = store
@@ -122,7 +130,7 @@ class Desk:
             self.store.note(claim, **chosen)
 
         try:
-            outcome = _ACTIONS[claim.request.action](self, claim.request, claim.chosen, note, dry_run=False)
+            found = _ACTIONS[claim.request.action](self, claim.request, claim.chosen, note, dry_run=False)
         except RunStopped as e:
             if again or claim.chosen:
                 self.store.unsure(claim)  # an earlier attempt may have been heard
@@ -132,8 +140,8 @@ class Desk:
         except Exception:  # a fault of ours: the reader shall not be locked out for it
             self.store.unsure(claim)
             raise
-        self.store.finish(claim, outcome)
-        return outcome
+        self.store.finish(claim, found)
+        return found
 
 
 def _resubscribe(
@@ -186,6 +194,48 @@ def _cancel_upgrade(
     return upgrade_cancel.after_all(found) if chosen else found
 
 
+def _promo_code(
+    desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+) -> Outcome:
+    promotion = promotions.named(desk.piano, request.params["promotion"])
+    if promotion is None:
+        return outcome(pool.ACTION, Status.REFUSED, "promotion_unknown")
+    if not chosen and not desk.store.code_of(promotion.id, request.user_id):
+        found = promotions.eligibility(desk.piano, request.user_id, promotion, request.params.get("term_id") or None)
+        if not found.well:
+            return outcome(pool.ACTION, found.status, found.reason, **found.details)
+    return pool.reserve(
+        desk.piano,
+        desk.store,
+        request.user_id,
+        promotion,
+        make=desk.make_codes,
+        before=lambda code: note(code=code),
+        dry_run=dry_run,
+    )
+
+
+def _conversion(
+    desk: Desk,
+    request: Request,
+    chosen: Mapping[str, Any],  # noqa: ARG001 - nothing is chosen here
+    note: Note,  # noqa: ARG001 - so nothing is noted
+    *,
+    dry_run: bool = False,
+) -> Outcome:
+    if desk.engage is None:
+        msg = "target_config: the settings of the target are needed to tell Engage."
+        raise ConfigRefused(msg)
+    engage = desk.engage()
+    tracker = request.params.get("tracker") or engage.tracker
+    if not tracker:
+        msg = "tracker: is needed. Pulse shows the id of a custom tracker under Settings > Usage Tracking."
+        raise ConfigRefused(msg)
+    if dry_run:
+        return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
+    return engage.converted(request.user_id, tracker)
+
+
 def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one
     """Note nothing, of a dry run."""
 
@@ -194,6 +244,8 @@ _ACTIONS: Final[dict[str, Do]] = {
     resubscribe.ACTION: _resubscribe,
     upgrade.ACTION: _upgrade,
     upgrade.CANCEL: _cancel_upgrade,
+    pool.ACTION: _promo_code,
+    conversions.ACTION: _conversion,
 }
 """Actions by name."""
 NAMES: Final = tuple(_ACTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 from target_recurly_engage.cli.asking import settings_of as target_settings
@@ -20,7 +21,12 @@ def target_config(given: str) -> Mapping[str, Any]:
     Raises:
         ConfigRefused: one of them cannot be used.
     """
-    return target_settings((given,))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return target_settings((given,))
+    finally:  # the target takes over signals, which are ours here
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def contract(config: Mapping[str, Any]) -> Contract:

@@ -60,6 +60,22 @@ class Settings(BaseSettings):
         title="Upgrade wait",
         description="Seconds to wait for a change of term that is made at once; after that it is told as pending.",
     )
+    checkout_url: str | None = Field(
+        None,
+        title="Checkout URL",
+        description=(
+            "Template of the link to your checkout, such as `https://example.com/buy?offer={offer_id}&promo={code}`; "
+            "it may name `code`, `offer_id`, `term_id` and `user_id`."
+        ),
+    )
+    tracker: str | None = Field(
+        None, title="Tracker", description="Id of Engage's custom tracker that a finished checkout is told to."
+    )
+    make_codes: bool = Field(
+        False,  # noqa: FBT003 - a default
+        title="Make codes",
+        description="Have Piano make a code where the pool of a promotion has none left.",
+    )
     requests_per_second: float = Field(
         10, ge=0, title="Requests per second", description="Requests a second to Piano, never more; 0 is no limit."
     )

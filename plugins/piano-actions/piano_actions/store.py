@@ -66,6 +66,15 @@ sa.Index(
     sqlite_where=ACTIONS.c.state == BEGUN,
     postgresql_where=ACTIONS.c.state == BEGUN,
 )
+CODES: Final = sa.Table(
+    "codes",
+    METADATA,
+    sa.Column("promotion_id", sa.String(64), primary_key=True),
+    sa.Column("reader", sa.String(64), primary_key=True),
+    sa.Column("code", sa.String(200), nullable=False),
+    sa.Column("reserved_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("promotion_id", "code"),
+)
 VERSION: Final = "1"
 
 
@@ -298,6 +307,41 @@ class Store:
         with self._engine.begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [{**row, "outcome": json.loads(row["outcome"]) if row["outcome"] else None} for row in rows]
+
+    # Promo codes
+
+    def code_of(self, promotion_id: str, user_id: str) -> str | None:
+        """Give the code of a promotion that a reader has."""
+        one = CODES.c
+        query = sa.select(one.code).where(one.promotion_id == promotion_id, one.reader == self.hash_of(user_id))
+        with self._engine.begin() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def free_codes(self, promotion_id: str, codes: list[str]) -> list[str]:
+        """Give those of some codes that nobody has, in their order."""
+        one = CODES.c
+        query = sa.select(one.code).where(one.promotion_id == promotion_id, one.code.in_(codes))
+        with self._engine.begin() as connection:
+            taken = set(connection.execute(query).scalars())
+        return [code for code in codes if code not in taken]
+
+    def reserve(self, promotion_id: str, user_id: str, code: str) -> str | None:
+        """Give a reader a code, and answer which one he has then; None where somebody else was quicker."""
+        row = {
+            "promotion_id": promotion_id, "reader": self.hash_of(user_id), "code": code, "reserved_at": time.time(),
+        }  # fmt: skip
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(CODES.insert().values(row))
+        except IntegrityError:
+            return self.code_of(promotion_id, user_id)
+        return code
+
+    def reserved(self, promotion_id: str) -> int:
+        """Count the codes of a promotion that somebody has."""
+        query = sa.select(sa.func.count()).where(CODES.c.promotion_id == promotion_id)
+        with self._engine.begin() as connection:
+            return int(connection.execute(query).scalar_one())
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

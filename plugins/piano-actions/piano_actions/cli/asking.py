@@ -15,16 +15,18 @@ from piano_engage_common.stops import exits
 
 from piano_actions import rules
 from piano_actions.desk import Desk
+from piano_actions.engage import Engage, engage_of
 from piano_actions.outcome import Outcome, Status
 from piano_actions.rows import primary_of
 from piano_actions.settings import Settings, client_of, settings_of
 from piano_actions.store import KeyTaken, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tap_piano.client import PianoClient
+    from target_recurly_engage.contract import Contract
 
     from piano_actions.subscriptions import Subscription
 
@@ -74,30 +76,35 @@ class Context:
         with self.store() as store:
             piano = client_of(self.settings, LOGGER)
             told = when_ambiguous or self.settings.when_ambiguous
-            chooser = by_primary(self.settings) if told == "primary" else None
-            yield Desk(piano, store, choose=chooser, upgrade_wait=self.settings.upgrade_wait, logger=LOGGER)
-
-
-def by_primary(settings: Settings) -> Chooser:
-    """Make what picks a subscription by the target's rule."""
-    return Chooser(settings)
-
-
-class Chooser:
-    """Picks one of several subscriptions by the target's rule; its settings are read at first use."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Remember where the rule stands."""
-        self._settings = settings
+            yield Desk(
+                piano,
+                store,
+                choose=self.choose if told == "primary" else None,
+                engage=lambda: self.engage,
+                make_codes=self.settings.make_codes,
+                upgrade_wait=self.settings.upgrade_wait,
+                logger=LOGGER,
+            )
 
     @cached_property
-    def _rule(self) -> Any:  # noqa: ANN401 - PrimaryRule
-        return rules.contract(rules.target_config(self._settings.target_config)).primary
+    def target(self) -> Mapping[str, Any]:
+        """The settings of the target."""
+        return rules.target_config(self.settings.target_config)
 
-    def __call__(self, candidates: list[Subscription]) -> str | None:
-        """Give the id of the one that speaks for the reader."""
+    @cached_property
+    def contract(self) -> Contract:
+        """What may be sent, and how, by those settings."""
+        return rules.contract(self.target)
+
+    @cached_property
+    def engage(self) -> Engage:
+        """What talks to Engage."""
+        return engage_of(self.settings, self.target, LOGGER)
+
+    def choose(self, candidates: list[Subscription]) -> str | None:
+        """Pick one of several subscriptions by the target's rule."""
         with duckdb.connect() as connection:
-            return primary_of(connection, self._rule, candidates, max(one.read_at for one in candidates))
+            return primary_of(connection, self.contract.primary, candidates, max(one.read_at for one in candidates))
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from target_recurly_engage.contract import contract_of, kinds_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
+from target_recurly_engage.handover import Handover
 from target_recurly_engage.intake import SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_users
@@ -85,6 +86,8 @@ class Run:
         except BaseException:
             self._ledger.close()
             raise
+        folder = config.get("handover_path")
+        self._handover = Handover(Path(folder) if folder else None, logger)
         self._ledger.start_run(self.summary.run_id, started_at)
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
@@ -127,6 +130,7 @@ class Run:
                 if self._dry:
                     self._show()
                     return
+            self._handover.done()
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
         if isinstance(delivered, Requests):
@@ -178,6 +182,7 @@ class Run:
             self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
         for intake in self._users.values():
             self._merge_users(intake, complete=complete[intake])
+        self._take_over(clock)
         for trait, why in self._contract.clashes().items():
             self._logger.warning("%s: %s; rename it with trait_names, or leave it out", trait, why)
         self._warn_of_unknown_words()
@@ -208,6 +213,18 @@ class Run:
             self._ledger.accept(plan.fingerprint, self.summary.run_id)
         else:
             self._ledger.close_accepted(but=plan.fingerprint)
+
+    def _take_over(self, clock: str) -> None:
+        """Take as told what was told since the last run by others than a run."""
+        readers = self._handover.take(
+            self._ledger,
+            self._contract,
+            run_id=self.summary.run_id,
+            clock=clock,
+            csv_hours=float(self._config["csv_ingest_hours"]),
+        )
+        if readers:
+            self._logger.info("%d reader(s) were told since the last run, by the folder handover_path", readers)
 
     def _warn_of_unknown_words(self) -> None:
         """Tell once of status words that the map does not have; nobody guesses what they mean."""

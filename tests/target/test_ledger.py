@@ -76,7 +76,7 @@ def test_a_migration_that_fails_leaves_the_old_ledger(tmp_path: Path, monkeypatc
     broken = ("CREATE TABLE half AS SELECT 1", "ALTER TABLE delivered ADD COLUMN x INT; FROM nowhere")
     monkeypatch.setattr(module, "MIGRATIONS", MIGRATIONS + broken)
     monkeypatch.setattr(module, "VERSION", VERSION + 2)
-    with pytest.raises(StorageFailed, match="could not be brought from version 3 to 5"):
+    with pytest.raises(StorageFailed, match="could not be brought from version 4 to 6"):
         opened(path)
     assert content(path) == before
 

@@ -49,24 +49,27 @@ class Desk:
         store: the notes.
         choose: picks one of several subscriptions by the target's rule; None where several are refused.
         engage: gives what talks to Engage, when it is needed.
+        tell: called with a reader of whom Engage has to be told; None where that is left to the nightly run.
         make_codes: make a promo code where a pool has none left.
         upgrade_wait: seconds to wait for a change of term that is to be made at once.
         logger: told of what was left behind.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is put together from
         self,
         piano: PianoClient,
         store: Store,
         *,
         choose: Callable[[list[Subscription]], str | None] | None,
         engage: Callable[[], Engage] | None = None,
+        tell: Callable[[str], object] | None = None,
         make_codes: bool = False,
         upgrade_wait: float = 0.0,
         logger: logging.Logger,
     ) -> None:
         """Be ready."""
         self.engage = engage
+        self.tell = tell
         self.make_codes = make_codes
         self.upgrade_wait = upgrade_wait
         self.piano = piano
@@ -140,7 +143,10 @@ class Desk:
         except Exception:  # a fault of ours: the reader shall not be locked out for it
             self.store.unsure(claim)
             raise
-        self.store.finish(claim, found)
+        changed = self.tell is not None and found.action in CHANGES and found.well
+        self.store.finish(claim, found, push=changed)
+        if changed and self.tell:
+            self.tell(claim.request.user_id)
         return found
 
 
@@ -249,3 +255,5 @@ _ACTIONS: Final[dict[str, Do]] = {
 }
 """Actions by name."""
 NAMES: Final = tuple(_ACTIONS)
+CHANGES: Final = frozenset({resubscribe.ACTION, upgrade.ACTION, upgrade.CANCEL})
+"""Those after which Engage has to be told."""

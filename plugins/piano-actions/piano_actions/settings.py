@@ -68,6 +68,11 @@ class Settings(BaseSettings):
             "it may name `code`, `offer_id`, `term_id` and `user_id`."
         ),
     )
+    push: bool = Field(
+        True,  # noqa: FBT003 - a default
+        title="Push",
+        description="Tell Engage at once what an action changed; needs the target's `app_id` and `api_key`.",
+    )
     tracker: str | None = Field(
         None, title="Tracker", description="Id of Engage's custom tracker that a finished checkout is told to."
     )
@@ -99,9 +104,10 @@ class Settings(BaseSettings):
 def schema() -> dict[str, Any]:
     """Describe the settings as the plugins' ``--about`` does, for documents and Meltano."""
     kinds: dict[Any, str] = {int: "integer", bool: "boolean"}
+    secrets = (SecretStr, SecretStr | None)
     properties = {
         name: {"title": field.title, "description": field.description, "type": kinds.get(field.annotation, "string")}
-        | ({"secret": True} if field.annotation is SecretStr else {})
+        | ({"secret": True} if field.annotation in secrets else {})
         | ({} if field.is_required() or field.default is None else {"default": field.default})
         for name, field in Settings.model_fields.items()
     }

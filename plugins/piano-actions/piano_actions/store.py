@@ -75,6 +75,19 @@ CODES: Final = sa.Table(
     sa.Column("reserved_at", sa.Float, nullable=False),
     sa.UniqueConstraint("promotion_id", "code"),
 )
+PUSHES: Final = sa.Table(
+    "pushes",
+    METADATA,
+    sa.Column("reader", sa.String(64), primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("wish", sa.Integer, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+    sa.Column("problem", sa.Text),
+)
+FIRST_PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 600.0
 VERSION: Final = "1"
 
 
@@ -180,6 +193,15 @@ class Store:
         """Name a reader without naming him."""
         return hmac.new(self._salt, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
+    def answers(self) -> bool:
+        """Ask the database for something.
+
+        Raises:
+            SQLAlchemyError: it does not answer.
+        """
+        with self._engine.begin() as connection:
+            return bool(connection.execute(sa.select(_META.c.value).where(_META.c.name == "version")).scalar_one())
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -234,8 +256,14 @@ class Store:
                 sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(chosen=json.dumps({**claim.chosen, **chosen}))
             )
 
-    def finish(self, claim: Claim, outcome: Outcome) -> None:
-        """Note how an action ended; who the reader is, is forgotten, unless that is not sure yet."""
+    def finish(self, claim: Claim, outcome: Outcome, *, push: bool = False) -> None:
+        """Note how an action ended; who the reader is, is forgotten, unless that is not sure yet.
+
+        Args:
+            claim: the action.
+            outcome: how it ended.
+            push: note along with it that Engage has to be told of the reader.
+        """
         unsure = outcome.status is Status.UNKNOWN
         values = {
             "state": UNSURE if unsure else FINISHED,
@@ -246,6 +274,8 @@ class Store:
             values |= {"params": None, "chosen": None}
         with self._engine.begin() as connection:
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
+            if push:
+                self._want(connection, claim.request.user_id)
 
     def fail(self, claim: Claim, problem: str) -> None:
         """Note that an action could not be done, and surely was not: the key is free again."""
@@ -307,6 +337,70 @@ class Store:
         with self._engine.begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [{**row, "outcome": json.loads(row["outcome"]) if row["outcome"] else None} for row in rows]
+
+    # Readers of whom Engage has to be told
+
+    def want_push(self, user_id: str) -> None:
+        """Note that Engage has to be told of a reader."""
+        with self._engine.begin() as connection:
+            self._want(connection, user_id)
+
+    def _want(self, connection: sa.Connection, user_id: str) -> None:
+        now, one = time.time(), PUSHES.c
+        again = {"wish": one.wish + 1, "attempts": 0, "next_at": now}
+        row = {
+            "reader": self.hash_of(user_id),
+            "user_id": user_id,
+            "wish": 1,
+            "asked_at": now,
+            "attempts": 0,
+            "next_at": now,
+        }
+        if connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again)).rowcount:
+            return
+        try:
+            with connection.begin_nested():
+                connection.execute(PUSHES.insert().values(row))
+        except IntegrityError:  # another process was quicker
+            connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again))
+
+    def wanted(self, user_id: str) -> int | None:
+        """Give the number of the wish to tell of a reader; None where there is none."""
+        query = sa.select(PUSHES.c.wish).where(PUSHES.c.reader == self.hash_of(user_id))
+        with self._engine.begin() as connection:
+            found = connection.execute(query).scalar_one_or_none()
+        return None if found is None else int(found)
+
+    def due(self, *, limit: int, every: bool = False) -> list[str]:
+        """List the readers of whom it is time to tell, the oldest wish first."""
+        one = PUSHES.c
+        query = sa.select(one.user_id).order_by(one.next_at).limit(limit)
+        query = query if every else query.where(one.next_at <= time.time())
+        with self._engine.begin() as connection:
+            return [str(user_id) for user_id in connection.execute(query).scalars()]
+
+    def pushed(self, user_id: str, wish: int) -> None:
+        """Note that Engage was told, unless there is a newer wish."""
+        mine = sa.and_(PUSHES.c.reader == self.hash_of(user_id), PUSHES.c.wish == wish)
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(PUSHES).where(mine))
+
+    def postponed(self, user_id: str, problem: str) -> None:
+        """Note why Engage could not be told, and when to try again: at growing distances."""
+        one = PUSHES.c
+        mine = one.reader == self.hash_of(user_id)
+        with self._engine.begin() as connection:
+            attempts = int(connection.execute(sa.select(one.attempts).where(mine)).scalar_one_or_none() or 0)
+            pause = min(FIRST_PAUSE * 2 ** min(attempts, 20), LONGEST_PAUSE)
+            values = {"attempts": attempts + 1, "next_at": time.time() + pause, "problem": problem}
+            connection.execute(sa.update(PUSHES).where(mine).values(**values))
+
+    def pushes(self) -> list[dict[str, Any]]:
+        """List what is still to be told, without who the readers are."""
+        one = PUSHES.c
+        query = sa.select(one.reader, one.asked_at, one.attempts, one.next_at, one.problem).order_by(one.asked_at)
+        with self._engine.begin() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     # Promo codes
 

@@ -17,6 +17,7 @@ from piano_actions import rules
 from piano_actions.desk import Desk
 from piano_actions.engage import Engage, engage_of
 from piano_actions.outcome import Outcome, Status
+from piano_actions.pushes import Pusher
 from piano_actions.rows import primary_of
 from piano_actions.settings import Settings, client_of, settings_of
 from piano_actions.store import KeyTaken, Store
@@ -76,15 +77,44 @@ class Context:
         with self.store() as store:
             piano = client_of(self.settings, LOGGER)
             told = when_ambiguous or self.settings.when_ambiguous
-            yield Desk(
-                piano,
-                store,
-                choose=self.choose if told == "primary" else None,
-                engage=lambda: self.engage,
-                make_codes=self.settings.make_codes,
-                upgrade_wait=self.settings.upgrade_wait,
-                logger=LOGGER,
-            )
+            pusher = self.pusher(piano, store) if self.tells else None
+            try:
+                yield Desk(
+                    piano,
+                    store,
+                    choose=self.choose if told == "primary" else None,
+                    engage=lambda: self.engage,
+                    tell=pusher.push if pusher else None,
+                    make_codes=self.settings.make_codes,
+                    upgrade_wait=self.settings.upgrade_wait,
+                    logger=LOGGER,
+                )
+            finally:
+                if pusher:
+                    pusher.close()
+
+    @property
+    def tells(self) -> bool:
+        """Whether Engage is told at once."""
+        return self.settings.push and bool(self.target.get("app_id") and self.target.get("api_key"))
+
+    def pusher(self, piano: PianoClient, store: Store) -> Pusher:
+        """Make what tells Engage at once.
+
+        Raises:
+            ConfigRefused: the target's settings have no application id or key.
+        """
+        return Pusher(piano, self.engage.ingest, store, self.contract, self.target, logger=LOGGER)
+
+    @contextmanager
+    def pushing(self) -> Iterator[Pusher]:
+        """Give what tells Engage for the ``with`` block."""
+        with self.store() as store:
+            pusher = self.pusher(client_of(self.settings, LOGGER), store)
+            try:
+                yield pusher
+            finally:
+                pusher.close()
 
     @cached_property
     def target(self) -> Mapping[str, Any]:

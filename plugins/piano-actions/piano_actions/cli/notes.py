@@ -25,8 +25,8 @@ def audit(context: Context, action: str | None, user: str | None, limit: int, *,
     with context.store() as store:
         rows = store.audit(limit=limit, action=action, user_id=user)
     for row in rows:
-        row["created_at"] = _moment(row["created_at"])
-        row["finished_at"] = _moment(row["finished_at"]) if row["finished_at"] else None
+        row["created_at"] = moment_of(row["created_at"])
+        row["finished_at"] = moment_of(row["finished_at"]) if row["finished_at"] else None
     if as_json:
         click.echo(json_of(rows))
         return
@@ -54,7 +54,8 @@ def recover(context: Context, *, as_json: bool) -> None:
     click.echo(f"{len(done):,} action(s) brought to an end")
 
 
-def _moment(seconds: float) -> str:
+def moment_of(seconds: float) -> str:
+    """Write epoch seconds for a person."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 

@@ -81,6 +81,28 @@ class Settings(BaseSettings):
         title="Make codes",
         description="Have Piano make a code where the pool of a promotion has none left.",
     )
+    secrets: SecretStr | None = Field(
+        None,
+        title="Secrets",
+        description="What callers of the service bring as `Authorization: Bearer`; several by commas.",
+    )
+    hmac_secret: SecretStr | None = Field(
+        None,
+        title="HMAC secret",
+        description=(
+            "With it the service also wants `X-Timestamp` and `X-Signature`: the HMAC-SHA256, in hex, of timestamp, "
+            "full stop and body."
+        ),
+    )
+    host: str = Field("127.0.0.1", title="Host", description="Address at which the service listens.")
+    port: int = Field(8787, ge=0, le=65535, title="Port", description="Its port; 0 takes a free one.")
+    workers: int = Field(16, ge=1, title="Workers", description="Actions that the service does at the same time.")
+    reader_actions_per_minute: float = Field(
+        10, ge=0, title="Reader actions per minute", description="Actions of one reader that may begin; 0 is no limit."
+    )
+    actions_per_second: float = Field(
+        20, ge=0, title="Actions per second", description="Actions in all that may begin; 0 is no limit."
+    )
     requests_per_second: float = Field(
         10, ge=0, title="Requests per second", description="Requests a second to Piano, never more; 0 is no limit."
     )

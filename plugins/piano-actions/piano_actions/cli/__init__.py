@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from piano_actions.cli import notes, promos, subscriptions, telling
+from piano_actions.cli import notes, promos, serving, subscriptions, telling
 from piano_actions.cli.asking import Context
 
 
@@ -22,5 +22,5 @@ def main(context: click.Context, config: Path | None) -> None:
     context.obj = Context(config)
 
 
-for command in (*subscriptions.COMMANDS, *promos.COMMANDS, *telling.COMMANDS, *notes.COMMANDS):
+for command in (*subscriptions.COMMANDS, *promos.COMMANDS, *telling.COMMANDS, *serving.COMMANDS, *notes.COMMANDS):
     main.add_command(command)

@@ -8,9 +8,9 @@ export UV_PYTHON_DOWNLOADS := never
 # Meltano keeps the logs of its runs in the state folder of the user; nothing shall lie outside the checkout.
 export XDG_STATE_HOME := $(CURDIR)/.meltano
 PLUGINS := tap-piano target-recurly-engage
-UTILITIES := sandbox
-# The package of a plugin, which has the plugin's name unless it stands in plugins/.
-package = $(if $(filter $(UTILITIES),$(1)),piano-engage-$(1),$(1))
+UTILITIES := sandbox piano-actions
+# The package of a plugin, which has the plugin's name but for the sandbox.
+package = $(if $(filter sandbox,$(1)),piano-engage-$(1),$(1))
 EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 

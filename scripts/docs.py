@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from piano_actions.settings import schema as actions_schema
 from target_recurly_engage.computed import FORMULAS, STAGE_SQL
 from target_recurly_engage.pulse import DISPLAYS, TYPES
 from target_recurly_engage.ready import BY_NAME as READY
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ("tap-piano", "target-recurly-engage")
 FILES = (
     "meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md", "docs/sandbox.md",
-    "docs/traits.md", "docs/segments.md",
+    "docs/actions.md", "docs/traits.md", "docs/segments.md",
 )  # fmt: skip
 SWITCHES = ROOT / "plugins/sandbox/piano_engage_sandbox/switches.py"
 BLOCK = re.compile(
@@ -45,6 +46,8 @@ KINDS = {"integer": "integer", "boolean": "boolean", "object": "object", "array"
 
 def settings(plugin: str) -> dict[str, Any]:
     """Ask a plugin for the JSON schema of its settings."""
+    if plugin == "piano-actions":
+        return actions_schema()
     command = [str(Path(sys.executable).with_name(plugin)), "--about", "--format", "json"]
     about = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603 - our own
     return dict(about["settings"])

@@ -43,6 +43,9 @@ LONGEST_WAIT: Final = 60.0
 AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 """HTTP statuses after which the same request may well succeed."""
 
+UNTOUCHED: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""Of these, those by which a server says that it did not begin (decision 16 of the design)."""
+
 
 class TryAgain(Exception):  # noqa: N818 - what to do, which is the point of it
     """The request may succeed if it is sent again.
@@ -50,13 +53,15 @@ class TryAgain(Exception):  # noqa: N818 - what to do, which is the point of it
     Args:
         problem: what went wrong, to be read after "GET /path".
         not_before: seconds that the server asks to wait.
+        untouched: the server surely did nothing of what was asked, so that a write may be sent again too.
     """
 
-    def __init__(self, problem: str, *, not_before: float = 0.0) -> None:
+    def __init__(self, problem: str, *, not_before: float = 0.0, untouched: bool = False) -> None:
         """Remember the problem."""
         super().__init__(problem)
         self.problem = problem
         self.not_before = not_before
+        self.untouched = untouched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +244,11 @@ class Transport:
             )
             with response:
                 if response.status_code in AGAIN:
-                    raise TryAgain(_status_words(response.status_code), not_before=_retry_after(response))
+                    raise TryAgain(
+                        _status_words(response.status_code),
+                        not_before=_retry_after(response),
+                        untouched=response.status_code in UNTOUCHED,
+                    )
                 yield response
 
     def _session(self) -> requests.Session:
@@ -294,7 +303,7 @@ def _broken_connections() -> Iterator[None]:
         raise TryAgain(msg) from e
     except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as e:
         msg = "was not answered in time"
-        raise TryAgain(msg) from e
+        raise TryAgain(msg, untouched=_never_connected(e)) from e
     except (requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError) as e:
         msg = "was answered with a body that cannot be unpacked"
         raise TryAgain(msg) from e
@@ -305,7 +314,16 @@ def _broken_connections() -> Iterator[None]:
         OSError,
     ) as e:
         msg = "lost its connection, or found none"
-        raise TryAgain(msg) from e
+        raise TryAgain(msg, untouched=_never_connected(e)) from e
+
+
+def _never_connected(error: Exception) -> bool:
+    """Whether there was no connection at all, so that the server cannot have heard of the request."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    cause = error.args[0] if error.args else None
+    reason = cause.reason if isinstance(cause, urllib3.exceptions.MaxRetryError) else cause
+    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
 
 
 def _answer(response: requests.Response, body: bytes, *, may_be_empty: bool) -> Answer:

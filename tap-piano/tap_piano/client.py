@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from piano_engage_common.stops import AccessRefused, AnswerRefused, Outage
 from piano_engage_common.transport import TryAgain, label_of
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from piano_engage_common.transport import Answer, Transport
 
@@ -81,12 +82,30 @@ OF_CODE: Final[dict[int, Decision]] = {
 CODE_BAD_PARAMETERS: Final = 400
 
 
-class NotFound(AnswerRefused):
+class PianoRefused(AnswerRefused):
+    """Piano answered with a code that says no.
+
+    Args:
+        message: for a person.
+        code: Piano's, from the body; None where there was none.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        """Remember the code."""
+        super().__init__(message)
+        self.code = code
+
+
+class NotFound(PianoRefused):
     """What was asked about does not exist, or no more."""
 
 
-class BadParameters(AnswerRefused):
+class BadParameters(PianoRefused):
     """Piano takes a parameter for wrong."""
+
+
+class Unanswered(Outage):
+    """A write was sent and not answered as it should: Piano may have done it. Read back before doing it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +170,37 @@ def judge(label: str, answer: Answer) -> Page:
         raise AccessRefused(msg)
     if decision is Decision.NOT_FOUND:
         msg = f"{problem}: there is no such thing."
-        raise NotFound(msg)
+        raise NotFound(msg, code)
     if code == CODE_BAD_PARAMETERS:
         msg = f"{problem}: a parameter is wrong. Is api_url the base of Piano's Publisher API, version 3?"
-        raise BadParameters(msg)
+        raise BadParameters(msg, code)
     msg = f"{problem}, which cannot be used. Is api_url the base of Piano's Publisher API, version 3?"
-    raise AnswerRefused(msg)
+    raise PianoRefused(msg, code if "code" in body and isinstance(code, int) else None)
+
+
+def judge_write(label: str, answer: Answer) -> Page:
+    """Decide what an answer to a write means; *label* names the request.
+
+    A write that is not surely done and not surely refused is unanswered: nobody can tell from here which it is.
+
+    Raises:
+        Unanswered: the answer does not say.
+        AccessRefused: the token may do nothing.
+        PianoRefused: Piano says no, with this code. Code 2 is among them: it stands for "not this one" as well.
+    """
+    body = answer.body or {}
+    code = body.get("code")
+    if OF_STATUS.get(answer.status) is Decision.NO_ACCESS:
+        msg = f"{label} was answered with HTTP {answer.status}: access denied. Check api_token, aid and region."
+        raise AccessRefused(msg)
+    if not isinstance(code, int) or OF_CODE.get(code) is Decision.RETRY:
+        what = f"code {code}" if isinstance(code, int) else "no code"
+        msg = f"{label} was answered with HTTP {answer.status} and {what}, so it may be done or not"
+        raise Unanswered(msg)
+    if OF_CODE.get(code) is Decision.USE:
+        return _page(label, body)
+    msg = f"{label} was refused with code {code}"
+    raise PianoRefused(msg, code)
 
 
 def _page(label: str, body: dict[str, Any]) -> Page:
@@ -210,14 +254,80 @@ class PianoClient:
             Outage: Piano did not answer.
             AccessRefused, NotFound, AnswerRefused: as :func:`judge` says.
         """
-        url = f"{self._url}/publisher/{path}"
-        label = label_of("GET", url)
-        headers = {"api_token": self._token, "Accept": "application/json"}
+        url, label = self._place("GET", path)
 
         def attempt() -> Page:
-            return judge(label, self._transport.once("GET", url, params={"aid": self.aid, **params}, headers=headers))
+            params_ = {"aid": self.aid, **params}
+            return judge(label, self._transport.once("GET", url, params=params_, headers=self._headers()))
 
-        page = self._transport.retrying(label, attempt)
+        return self._noted(self._transport.retrying(label, attempt))
+
+    def ask(self, path: str, **form: Any) -> Page:  # noqa: ANN401 - as in get
+        """Ask once by POST, of an endpoint that changes nothing, such as ``ask("term/change/can", …)``.
+
+        Raises:
+            Outage: Piano did not answer.
+            AccessRefused, NotFound, PianoRefused: as :func:`judge` says.
+        """
+        url, label = self._place("POST", path)
+        headers, data = self._headers(form=True), self._form(form)
+
+        def attempt() -> Page:
+            return judge(label, self._transport.once("POST", url, headers=headers, data=data))
+
+        return self._noted(self._transport.retrying(label, attempt))
+
+    def write(self, path: str, *, by_get: bool = False, **form: Any) -> Page:  # noqa: ANN401 - as in get
+        """Have Piano do something. It is sent again only where Piano surely did nothing (decision 16 of the design).
+
+        Args:
+            path: of the endpoint.
+            by_get: the endpoint takes its parameters from the query, although it changes something.
+            form: its parameters.
+
+        Raises:
+            Unanswered: Piano may have done it, or not.
+            Outage: Piano could not be reached, and did nothing.
+            AccessRefused, PianoRefused: as :func:`judge_write` says.
+        """
+        method = "GET" if by_get else "POST"
+        url, label = self._place(method, path)
+        headers, data = self._headers(form=not by_get), None if by_get else self._form(form)
+        params = {"aid": self.aid, **form} if by_get else None
+
+        def attempt() -> Page:
+            try:
+                answer = self._transport.once(method, url, params=params, headers=headers, data=data)
+            except TryAgain as e:
+                if e.untouched:
+                    raise
+                msg = f"{label} {e.problem}, so it may be done or not"
+                raise Unanswered(msg) from e
+            return judge_write(label, answer)
+
+        return self._noted(self._transport.retrying(label, attempt))
+
+    def _place(self, method: str, path: str) -> tuple[str, str]:
+        url = f"{self._url}/publisher/{path}"
+        return url, label_of(method, url)
+
+    def _headers(self, *, form: bool = False) -> dict[str, str]:
+        headers = {"api_token": self._token, "Accept": "application/json"}
+        return headers | {"Content-Type": "application/x-www-form-urlencoded"} if form else headers
+
+    def _form(self, form: Mapping[str, Any]) -> bytes:
+        """Write a form as Piano reads it: truth values as words, nothing for None."""
+        given = {"aid": self.aid, **form}
+        words = {True: "true", False: "false"}
+        pairs = {
+            name: words[value] if isinstance(value, bool) else value
+            for name, value in given.items()
+            if value is not None
+        }
+        return urlencode(pairs).encode()
+
+    def _noted(self, page: Page) -> Page:
+        """Remember what Piano's clock said."""
         self.clock = page.ts
         self.skew = page.ts - time.time()
         return page

@@ -25,6 +25,11 @@ def is_erased(reader: str, *, status: str = "") -> str:
     return f"coalesce(sha256((SELECT salt FROM salt) || {reader}) IN (SELECT digest FROM erased{of}), false)"
 
 
+def was_erased(ledger: Ledger, user_id: str) -> bool:
+    """Whether this reader was."""
+    return any_erased(ledger) and ledger.count(f"SELECT ({is_erased('?')})::INT", user_id) > 0
+
+
 def digest_of(ledger: Ledger, user_id: str) -> str:
     """Hash the id of a reader; the first time, the ledger gets its salt."""
     found = ledger.connection.execute("SELECT salt FROM salt").fetchall()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -150,6 +151,16 @@ MIGRATIONS: tuple[str, ...] = (
         receipt JSON NOT NULL
     );
     """,
+    # 6: subscriptions that were read from Piano between two runs
+    """
+    CREATE TABLE handed_over (
+        user_id VARCHAR NOT NULL,
+        subscription_id VARCHAR NOT NULL,
+        told_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        piano_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        content VARCHAR NOT NULL
+    );
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 
@@ -175,6 +186,9 @@ _MOMENTS_AHEAD = (
 )
 """What brings moments after ``$now`` back to it."""
 
+LOOKERS_SECONDS = 2.0
+"""How long to wait for a process that has the file open; one that looks up a reader is done in a moment."""
+
 
 class Ledger:
     """An open ledger.
@@ -195,10 +209,7 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 _make_empty(path)
-        try:
-            self.connection = connect(path, spill=self.work / "spill", memory_limit=memory_limit)
-        except duckdb.Error as e:
-            raise _cannot_open(path, e) from e
+        self.connection = _opened(path, self.work / "spill", memory_limit)
         shutil.rmtree(self.work, ignore_errors=True)  # ours alone since the file is open
         for left in path.parent.glob(f"{path.name}.*.new"):
             left.unlink(missing_ok=True)
@@ -425,9 +436,27 @@ def _make_empty(path: Path) -> None:
         made.unlink(missing_ok=True)
 
 
+def _opened(path: Path, spill: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    """Open the file; whoever only looks into it is gone in a moment."""
+    deadline = time.monotonic() + LOOKERS_SECONDS
+    while True:
+        try:
+            return connect(path, spill=spill, memory_limit=memory_limit)
+        except duckdb.Error as e:
+            if not in_use(e) or time.monotonic() > deadline:
+                raise _cannot_open(path, e) from e
+            time.sleep(LOOKERS_SECONDS / 40)
+
+
+def in_use(error: duckdb.Error) -> bool:
+    """Whether a file could not be opened because another process has it open."""
+    complaint = str(error).splitlines()[0]
+    return "Conflicting lock" in complaint or "lock on file" in complaint
+
+
 def _cannot_open(path: Path, error: duckdb.Error) -> StorageFailed:
     complaint = str(error).splitlines()[0]
-    if "Conflicting lock" in complaint or "lock on file" in complaint:
+    if in_use(error):
         return StorageFailed(f"ledger: {path} is in use by another run. Wait for it, or see who holds it: {complaint}")
     return StorageFailed(
         f"ledger: {path} cannot be opened: {complaint}. Put back a backup of it, or move it away: "

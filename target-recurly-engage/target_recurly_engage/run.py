@@ -25,6 +25,7 @@ from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
+from target_recurly_engage.handover import Handover
 from target_recurly_engage.intake import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_api, merge_users
@@ -93,6 +94,8 @@ class Run:
         except BaseException:
             self._ledger.close()
             raise
+        folder = config.get("handover_path")
+        self._handover = Handover(Path(folder) if folder else None, logger)
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
         self._api: ApiIntake | None = None
@@ -175,6 +178,7 @@ class Run:
                 if self._dry:
                     self._show()
                     return
+            self._handover.done()
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
             self.summary.assigned = note_assignments(self._ledger, self._contract, self._now)
@@ -247,6 +251,7 @@ class Run:
     def _make_plan(self, complete: Mapping[Intake, bool], delivery_id: str) -> None:
         clock = self.summary.started_at.isoformat()
         self._merge(complete)
+        self._take_over(clock)
         reopen_overtaken(self._ledger, clock)
         for trait, why in self._contract.clashes().items():
             self._logger.warning("%s: %s; rename it with trait_names, or leave it out", trait, why)
@@ -299,6 +304,18 @@ class Run:
             self._ledger.accept(plan.fingerprint, self.summary.run_id)
         else:
             self._ledger.close_accepted(but=plan.fingerprint)
+
+    def _take_over(self, clock: str) -> None:
+        """Take as told what was told since the last run by others than a run."""
+        readers = self._handover.take(
+            self._ledger,
+            self._contract,
+            run_id=self.summary.run_id,
+            clock=clock,
+            csv_hours=float(self._config["csv_ingest_hours"]),
+        )
+        if readers:
+            self._logger.info("%d reader(s) were told since the last run, by the folder handover_path", readers)
 
     def _warn_of_unknown_words(self) -> None:
         """Tell once of status words that the map does not have; nobody guesses what they mean."""

@@ -221,6 +221,15 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         description="How often a request is sent at most.",
     ),
     th.Property(
+        "handover_path",
+        th.StringType,
+        title="Handover path",
+        description=(
+            "Folder in which `piano-actions` leaves what it told Engage between two runs; a run takes it as told "
+            "(docs/actions.md)."
+        ),
+    ),
+    th.Property(
         "runs_path",
         th.StringType,
         default="runs",

@@ -212,28 +212,10 @@ class IngestDelivery:
 
     def _fill_outbox(self, now: datetime) -> int:
         """Make the table of what is to be sent: of known readers the traits that differ, of others all."""
-        members = ", ".join(
-            f"CASE WHEN plan.{column} IS NOT NULL AND (in_full OR plan.{column} IS DISTINCT FROM told.{column}) "
-            f"THEN {text(json.dumps(trait.name) + ':')} || {self._json(trait.kind, f'plan.{column}')} END"
-            for trait in told_traits(self._ledger, self._contract)
-            for column in (name(trait.name),)
-        )
-        self._ledger.connection.execute(
-            f"""
-            CREATE OR REPLACE TEMP TABLE outbox AS
-            SELECT user_id, '{{' || concat_ws(',', {members}) || '}}' AS properties
-            FROM (
-                SELECT *, user_id NOT IN (SELECT user_id FROM delivered) OR user_id IN (FROM again) AS in_full
-                FROM plan WHERE {self._is_due(now)}
-            ) AS plan LEFT JOIN delivered AS told USING (user_id)
-            """
-        )
+        rows = f"(SELECT * FROM plan WHERE {self._is_due(now)})"
+        differences = properties(self._ledger, self._contract, rows, typed=self._typed)
+        self._ledger.connection.execute(f"CREATE OR REPLACE TEMP TABLE outbox AS {differences}")
         return self._ledger.count("SELECT count(*) FROM outbox")
-
-    def _json(self, kind: Kind, value: str) -> str:
-        if self._typed and kind in {Kind.NUMBER, Kind.MONEY, Kind.BOOLEAN}:
-            return value
-        return f"to_json({value})::VARCHAR"
 
     def _outbox(self) -> Iterator[tuple[str, dict[str, Any]]]:
         start = 0
@@ -330,3 +312,32 @@ class IngestDelivery:
             [user_id, refusal.status, refusal.reason, before + 1, first_at, now, now + distance, user_id],
         )
         return bool(before)
+
+
+def properties(ledger: Ledger, contract: Contract, rows: str, *, typed: bool) -> str:
+    """Make the SQL of ``user_id`` and ``properties``, a JSON: of known readers the traits that differ, of others all.
+
+    Args:
+        ledger: holds ``delivered`` and the temporary table ``again``.
+        contract: what is sent.
+        rows: SQL of rows like those of ``plan``.
+        typed: numbers and booleans go as such; else everything is text.
+    """
+    members = ", ".join(
+        f"CASE WHEN plan.{column} IS NOT NULL AND (in_full OR plan.{column} IS DISTINCT FROM told.{column}) "
+        f"THEN {text(json.dumps(trait.name) + ':')} || {_json(trait.kind, f'plan.{column}', typed=typed)} END"
+        for trait in told_traits(ledger, contract)
+        for column in (name(trait.name),)
+    )
+    return f"""
+        SELECT user_id, '{{' || concat_ws(',', {members}) || '}}' AS properties
+        FROM (
+            SELECT *, user_id NOT IN (SELECT user_id FROM delivered) OR user_id IN (FROM again) AS in_full FROM {rows}
+        ) AS plan LEFT JOIN delivered AS told USING (user_id)
+    """
+
+
+def _json(kind: Kind, value: str, *, typed: bool) -> str:
+    if typed and kind in {Kind.NUMBER, Kind.MONEY, Kind.BOOLEAN}:
+        return value
+    return f"to_json({value})::VARCHAR"

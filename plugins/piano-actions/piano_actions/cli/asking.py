@@ -1,0 +1,163 @@
+"""What all commands share: settings, the desk, the form of an answer, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import duckdb
+from piano_engage_common.stops import exits
+
+from piano_actions import rules
+from piano_actions.desk import Desk
+from piano_actions.engage import Engage, engage_of
+from piano_actions.outcome import Outcome, Status
+from piano_actions.pushes import Pusher
+from piano_actions.rows import primary_of
+from piano_actions.settings import Settings, client_of, settings_of
+from piano_actions.store import KeyTaken, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tap_piano.client import PianoClient
+    from target_recurly_engage.contract import Contract
+
+    from piano_actions.subscriptions import Subscription
+
+LOGGER: Final = logging.getLogger("piano-actions")
+EXIT_REFUSED: Final = 65
+EXIT_UNKNOWN: Final = 75
+EXITS: Final = {Status.REFUSED: EXIT_REFUSED, Status.UNKNOWN: EXIT_UNKNOWN}
+"""Of outcomes that are not what was asked for; all others are 0."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+key = click.option("--key", help="Two requests with the same key are one, for 24 hours.")
+user = click.option("--user", required=True, help="The reader: Piano's UID.")
+
+
+class Context:
+    """What a command works with; each part is made when it is first asked for."""
+
+    def __init__(self, config: Path | None) -> None:
+        """Remember where settings stand."""
+        self._config = config
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings."""
+        return settings_of(self._config)
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """Open the notes for the ``with`` block; what ends it becomes a message and an exit code."""
+        with exits(LOGGER):
+            store = Store(self.settings.store_url)
+            try:
+                yield store
+            finally:
+                store.close()
+
+    @contextmanager
+    def piano(self) -> Iterator[PianoClient]:
+        """Give the Publisher API for the ``with`` block."""
+        with exits(LOGGER):
+            yield client_of(self.settings, LOGGER)
+
+    @contextmanager
+    def desk(self, *, when_ambiguous: str | None = None) -> Iterator[Desk]:
+        """Open the desk for the ``with`` block."""
+        with self.store() as store:
+            piano = client_of(self.settings, LOGGER)
+            told = when_ambiguous or self.settings.when_ambiguous
+            pusher = self.pusher(piano, store) if self.tells else None
+            try:
+                yield Desk(
+                    piano,
+                    store,
+                    choose=self.choose if told == "primary" else None,
+                    engage=lambda: self.engage,
+                    tell=pusher.push if pusher else None,
+                    make_codes=self.settings.make_codes,
+                    upgrade_wait=self.settings.upgrade_wait,
+                    logger=LOGGER,
+                )
+            finally:
+                if pusher:
+                    pusher.close()
+
+    @property
+    def tells(self) -> bool:
+        """Whether Engage is told at once."""
+        return self.settings.push and bool(self.target.get("app_id") and self.target.get("api_key"))
+
+    def pusher(self, piano: PianoClient, store: Store) -> Pusher:
+        """Make what tells Engage at once.
+
+        Raises:
+            ConfigRefused: the target's settings have no application id or key.
+        """
+        return Pusher(piano, self.engage.ingest, store, self.contract, self.target, logger=LOGGER)
+
+    @contextmanager
+    def pushing(self) -> Iterator[Pusher]:
+        """Give what tells Engage for the ``with`` block."""
+        with self.store() as store:
+            pusher = self.pusher(client_of(self.settings, LOGGER), store)
+            try:
+                yield pusher
+            finally:
+                pusher.close()
+
+    @cached_property
+    def target(self) -> Mapping[str, Any]:
+        """The settings of the target."""
+        return rules.target_config(self.settings.target_config)
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What may be sent, and how, by those settings."""
+        return rules.contract(self.target)
+
+    @cached_property
+    def engage(self) -> Engage:
+        """What talks to Engage."""
+        return engage_of(self.settings, self.target, LOGGER)
+
+    def choose(self, candidates: list[Subscription]) -> str | None:
+        """Pick one of several subscriptions by the target's rule."""
+        with duckdb.connect() as connection:
+            return primary_of(connection, self.contract.primary, candidates, max(one.read_at for one in candidates))
+
+
+def tell(outcome: Outcome, *, as_json: bool) -> None:
+    """Print an outcome, and leave with its exit code."""
+    if as_json:
+        click.echo(json_of(outcome.as_dict()))
+    else:
+        click.echo(f"{outcome.status}: {outcome.message}")
+        for name, value in outcome.details.items():
+            click.echo(f"  {name}: {value}")
+    sys.exit(EXITS.get(outcome.status, 0))
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn a key that stands for something else into a message."""
+    try:
+        yield
+    except KeyTaken:
+        msg = "--key: was used for another request within the last 24 hours; choose another one"
+        raise click.UsageError(msg) from None
+
+
+def json_of(answer: object) -> str:
+    """Write an answer as JSON."""
+    return json.dumps(answer, indent=2, ensure_ascii=False)

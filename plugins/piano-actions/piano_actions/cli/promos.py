@@ -1,0 +1,195 @@
+"""Commands about promotions and promo codes."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import click
+from piano_engage_common.stops import ConfigRefused, exits
+
+from piano_actions import promotions, terms
+from piano_actions.arms import CONTROL, arm_of
+from piano_actions.checkout import link, snippet
+from piano_actions.cli.asking import EXIT_REFUSED, LOGGER, as_json, dry_run, json_of, key, tell, usage, user
+from piano_actions.outcome import Status
+from piano_actions.store import Request
+from piano_actions.words import outcome
+
+if TYPE_CHECKING:
+    from piano_actions.cli.asking import Context
+    from piano_actions.outcome import Outcome
+    from piano_actions.promotions import Promotion
+
+
+@click.group()
+def promo() -> None:
+    """Promotions, promo codes, and the way to the checkout."""
+
+
+@promo.command("list")
+@click.option("--term", help="Only those that are good for this term: its id.")
+@as_json
+@click.pass_obj
+def list_promotions(context: Context, term: str | None, *, as_json: bool) -> None:
+    """List the promotions that hold now."""
+    with context.piano() as piano:
+        found = promotions.valid(piano, term_id=term)
+    _show(found, as_json=as_json)
+
+
+@promo.command()
+@click.option("--term", required=True, help="For this term: its id.")
+@as_json
+@click.pass_obj
+def pick(context: Context, term: str, *, as_json: bool) -> None:
+    """Pick the promotion that takes most off the first price of a term."""
+    with context.piano() as piano:
+        whole = terms.term_of(piano, term)
+        found = promotions.best(promotions.valid(piano, term_id=term), whole) if whole else None
+    _show([found] if found else [], as_json=as_json)
+    if found is None:
+        sys.exit(EXIT_REFUSED)
+
+
+def _show(found: list[Promotion], *, as_json: bool) -> None:
+    told = [one.as_dict() for one in found]
+    if as_json:
+        click.echo(json_of(told))
+        return
+    for one in told:
+        until = f", until {one['valid_until'][:10]}" if one["valid_until"] else ""
+        amounts = ", ".join(f"{amount} {currency}" for currency, amount in one["amounts"].items())
+        saving = f"{one['percentage']:g} %" if one["discount_type"] == "percentage" else amounts
+        code_ = one["code"] or f"{one['prefix']}…"
+        click.echo(f"{one['promotion_id']}  {one['name']}: {code_}, {saving}{until}")
+    click.echo(f"{len(told):,} promotion(s)")
+
+
+@promo.command()
+@user
+@click.option("--promotion", required=True, help="Id, name, code or prefix.")
+@click.option("--term", help="For this term: its id.")
+@as_json
+@click.pass_obj
+def eligible(context: Context, user: str, promotion: str, term: str | None, *, as_json: bool) -> None:
+    """Say whether a reader may use a promotion."""
+    with context.piano() as piano:
+        found = promotions.named(piano, promotion)
+        told = (
+            promotions.eligibility(piano, user, found, term)
+            if found
+            else outcome(promotions.ELIGIBILITY, Status.REFUSED, "promotion_unknown")
+        )
+    tell(told, as_json=as_json)
+
+
+_LINKS = (
+    click.option("--offer", help="Offer id, for the link."),
+    click.option("--term", help="Term id, for the link."),
+    click.option("--snippet", "as_snippet", is_flag=True, help="Print the line for a website action instead of words."),
+)
+
+
+def _links(command: Any) -> Any:  # noqa: ANN401 - as click has it
+    for option in reversed(_LINKS):
+        command = option(command)
+    return command
+
+
+@promo.command()
+@user
+@click.option("--promotion", required=True, help="Id, name, code or prefix.")
+@_links
+@key
+@dry_run
+@as_json
+@click.pass_obj
+def code(  # noqa: PLR0913 - one argument an option
+    context: Context,
+    user: str,
+    promotion: str,
+    offer: str | None,
+    term: str | None,
+    key: str | None,
+    *,
+    as_snippet: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Give a reader his code: that of the promotion, or one of its pool, which nobody else gets."""
+    given = {"promotion": promotion, "term_id": term}
+    params = {name: value for name, value in given.items() if value}
+    request = Request("promo_code", user, params, key or uuid.uuid4().hex)
+    with usage(), context.desk() as desk:
+        found = _linked(context, desk.run(request, dry_run=dry_run), user=user, offer=offer, term=term)
+    _tell(context, found, as_snippet=as_snippet, as_json=as_json)
+
+
+@promo.command()
+@user
+@click.option("--experiment", required=True, help="Name in the target's setting `experiments`.")
+@_links
+@as_json
+@click.pass_obj
+def arm(
+    context: Context,
+    user: str,
+    experiment: str,
+    offer: str | None,
+    term: str | None,
+    *,
+    as_snippet: bool,
+    as_json: bool,
+) -> None:
+    """Give the code that an experiment has for a reader, by the target's own hash."""
+    with exits(LOGGER):
+        drawn = arm_of(context.contract, experiment, user)
+        if drawn in {None, CONTROL}:
+            found = outcome("promo_arm", Status.REFUSED, "control_group", experiment=experiment, arm=drawn)
+        else:
+            found = outcome("promo_arm", Status.DONE, "code_of_arm", experiment=experiment, arm=drawn, code=drawn)
+        found = _linked(context, found, user=user, offer=offer, term=term)
+    _tell(context, found, as_snippet=as_snippet, as_json=as_json)
+
+
+def _linked(context: Context, found: Outcome, *, user: str, offer: str | None, term: str | None) -> Outcome:
+    """Add the link to the checkout, where the settings have a template."""
+    template = context.settings.checkout_url
+    if not template or not found.well:
+        return found
+    values = {"code": found.details["code"], "offer_id": offer or "", "term_id": term or "", "user_id": user}
+    more = {"checkout_url": link(template, values), "snippet": snippet(template, values)}
+    return outcome(found.action, found.status, found.reason, **found.details, **more)
+
+
+def _tell(context: Context, found: Outcome, *, as_snippet: bool, as_json: bool) -> None:
+    if not as_snippet or not found.well:
+        tell(found, as_json=as_json)
+    with exits(LOGGER):
+        if not context.settings.checkout_url:
+            msg = "checkout_url: is needed for a snippet."
+            raise ConfigRefused(msg)
+    click.echo(found.details["snippet"])
+
+
+@promo.command()
+@user
+@click.option("--tracker", help="Id of the custom tracker, if not the one of the settings.")
+@click.option("--key", help="Names the purchase, such as its conversion id: it is told once.")
+@dry_run
+@as_json
+@click.pass_obj
+def converted(
+    context: Context, user: str, tracker: str | None, key: str | None, *, dry_run: bool, as_json: bool
+) -> None:
+    """Tell Engage that a reader has finished a checkout."""
+    params = {"tracker": tracker} if tracker else {}
+    request = Request("conversion", user, params, key or uuid.uuid4().hex)
+    with usage(), context.desk() as desk:
+        found = desk.run(request, dry_run=dry_run)
+    tell(found, as_json=as_json)
+
+
+COMMANDS = (promo,)

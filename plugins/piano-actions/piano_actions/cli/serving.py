@@ -1,0 +1,101 @@
+"""The command that serves actions over HTTP."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import click
+import uvicorn
+from piano_engage_common.stops import ConfigRefused, exits
+
+from piano_actions.cli.asking import LOGGER
+from piano_actions.desk import Desk
+from piano_actions.service.app import make_app
+from piano_actions.service.counter import Counter
+from piano_actions.service.gate import Gate, Limits
+from piano_actions.service.metrics import Metrics
+from piano_actions.settings import client_of
+from piano_actions.store import Store
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from piano_actions.cli.asking import Context
+
+STOP_SECONDS: Final = 60
+"""How long actions that are under way may take when the service is stopped."""
+SHORTEST_SECRET: Final = 16
+PATIENCE: Final = 30.0
+
+
+def app_of(context: Context) -> FastAPI:
+    """Put the service together from the settings.
+
+    Raises:
+        ConfigRefused: a setting that is needed is missing, or a secret is too short.
+        StorageFailed: the store cannot be opened.
+    """
+    settings = context.settings
+    given = settings.secrets.get_secret_value() if settings.secrets else ""
+    secrets = tuple(secret for secret in (one.strip() for one in given.split(",")) if secret)
+    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+        msg = f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
+        raise ConfigRefused(msg)
+    store = Store(settings.store_url)
+    piano = client_of(settings, LOGGER, at_once=settings.workers)
+    pusher = context.pusher(piano, store) if context.tells else None
+    desk = Desk(
+        piano,
+        store,
+        choose=context.choose if settings.when_ambiguous == "primary" else None,
+        engage=lambda: context.engage,
+        make_codes=settings.make_codes,
+        upgrade_wait=settings.upgrade_wait,
+        logger=LOGGER,
+    )
+    metrics = Metrics()
+    counter = Counter(
+        desk,
+        pusher,
+        limits=Limits(settings.reader_actions_per_minute, settings.actions_per_second),
+        metrics=metrics,
+        workers=settings.workers,
+        patience=PATIENCE,
+        logger=LOGGER,
+    )
+
+    def close() -> None:
+        if pusher:
+            pusher.close()
+        store.close()
+
+    gate = Gate(secrets, settings.hmac_secret.get_secret_value() if settings.hmac_secret else None)
+    return make_app(counter, gate, metrics, close=close)
+
+
+def server_of(context: Context) -> uvicorn.Server:
+    """Make the server; it is stopped by SIGTERM or SIGINT, and lets what is under way come to an end."""
+    config = uvicorn.Config(
+        app_of(context),
+        host=context.settings.host,
+        port=context.settings.port,
+        access_log=False,  # paths and addresses say nothing that the audit does not
+        log_level=logging.WARNING,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+@click.command()
+@click.pass_obj
+def serve(context: Context) -> None:
+    """Serve actions over HTTP, for Engage's API actions, until it is stopped."""
+    with exits(LOGGER):
+        server = server_of(context)
+        click.echo(f"serving on http://{context.settings.host}:{context.settings.port}", err=True)
+        server.run()
+
+
+COMMANDS = (serve,)

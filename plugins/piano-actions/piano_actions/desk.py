@@ -1,0 +1,259 @@
+"""Where actions are asked for: each request is done once, whoever asks for it how often, and a crash loses none.
+
+The order of things is what makes that true: the request is noted, the subscription is chosen and noted, Piano is asked,
+Piano is read back, the outcome is noted. Every action begins by reading what is so, so beginning anew after a crash
+between any two of these does nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from piano_engage_common.stops import ConfigRefused, RunStopped
+
+from piano_actions import conversions, pool, promotions, resubscribe, upgrade, upgrade_cancel
+from piano_actions.outcome import Outcome, Status
+from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
+from piano_actions.words import outcome
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Mapping
+
+    from tap_piano.client import PianoClient
+
+    from piano_actions.engage import Engage
+    from piano_actions.store import Store
+    from piano_actions.subscriptions import Subscription
+
+    Note = Callable[..., None]
+
+POLL_SECONDS: Final = 0.05
+
+
+class Do(Protocol):
+    """Does one action."""
+
+    def __call__(
+        self, desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+    ) -> Outcome:
+        """Do what *request* asks for; *chosen* is what was found out before a crash, *note* keeps what is found out."""
+
+
+class Desk:
+    """Takes requests and has them done.
+
+    Args:
+        piano: the Publisher API.
+        store: the notes.
+        choose: picks one of several subscriptions by the target's rule; None where several are refused.
+        engage: gives what talks to Engage, when it is needed.
+        tell: called with a reader of whom Engage has to be told; None where that is left to the nightly run.
+        make_codes: make a promo code where a pool has none left.
+        upgrade_wait: seconds to wait for a change of term that is to be made at once.
+        logger: told of what was left behind.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts it is put together from
+        self,
+        piano: PianoClient,
+        store: Store,
+        *,
+        choose: Callable[[list[Subscription]], str | None] | None,
+        engage: Callable[[], Engage] | None = None,
+        tell: Callable[[str], object] | None = None,
+        make_codes: bool = False,
+        upgrade_wait: float = 0.0,
+        logger: logging.Logger,
+    ) -> None:
+        """Be ready."""
+        self.engage = engage
+        self.tell = tell
+        self.make_codes = make_codes
+        self.upgrade_wait = upgrade_wait
+        self.piano = piano
+        self.store = store
+        self.choose = choose
+        self._logger = logger
+
+    def run(self, request: Request, *, dry_run: bool = False, patience: float = 60.0) -> Outcome:
+        """Do what is asked for, or give the answer that was given before.
+
+        Args:
+            request: what is asked for.
+            dry_run: change nothing, and note nothing.
+            patience: seconds to wait for who is at the same request, or at another one of the same reader.
+
+        Raises:
+            InFlight, ReaderBusy: somebody was at it for longer than that.
+            KeyTaken: the key stands for another request.
+            RunStopped: it could not be done, and surely was not.
+        """
+        if dry_run:
+            return _ACTIONS[request.action](self, request, {}, _no_note, dry_run=True)
+        if left := self._settle_before(request):
+            return left
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                claim = self.store.claim(request)
+            except (InFlight, ReaderBusy):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            return claim if isinstance(claim, Outcome) else self._work(claim)
+
+    def recover(self) -> list[Outcome]:
+        """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time."""
+        done = []
+        for claim in self.store.left_behind():
+            if claim.age > KEPT_SECONDS:  # nobody waits for it any more, and the reader may want something else by now
+                self.store.fail(claim, "given_up")
+                self._logger.warning("%s was left behind a day ago, and is given up", claim.request.action)
+                continue
+            self._logger.info("%s was left behind: going on with it", claim.request.action)
+            try:
+                done.append(self._work(claim, again=True))
+            except RunStopped as e:
+                self._logger.warning("%s could not be brought to an end yet: %s", claim.request.action, e)
+        return done
+
+    def _settle_before(self, request: Request) -> Outcome | None:
+        """Bring to an end what is not sure of this reader, for another wish of the same kind might do it twice."""
+        for claim in self.store.left_behind(reader=request.user_id, but=request.key):
+            found = self._work(claim, again=True)
+            if found.status is Status.UNKNOWN and found.action == request.action:
+                return found
+        return None
+
+    def _work(self, claim: Claim, *, again: bool = False) -> Outcome:
+        def note(**chosen: Any) -> None:  # noqa: ANN401 - JSON
+            self.store.note(claim, **chosen)
+
+        try:
+            found = _ACTIONS[claim.request.action](self, claim.request, claim.chosen, note, dry_run=False)
+        except RunStopped as e:
+            if again or claim.chosen:
+                self.store.unsure(claim)  # an earlier attempt may have been heard
+            else:
+                self.store.fail(claim, type(e).__name__)
+            raise
+        except Exception:  # a fault of ours: the reader shall not be locked out for it
+            self.store.unsure(claim)
+            raise
+        changed = self.tell is not None and found.action in CHANGES and found.well
+        self.store.finish(claim, found, push=changed)
+        if changed and self.tell:
+            self.tell(claim.request.user_id)
+        return found
+
+
+def _resubscribe(
+    desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+) -> Outcome:
+    wish = resubscribe.Wish(
+        request.user_id, chosen.get("subscription_id") or request.params.get("subscription_id") or None
+    )
+    found = resubscribe.resubscribe(
+        desk.piano,
+        wish,
+        choose=desk.choose,
+        before=lambda one: note(subscription_id=one.id),
+        dry_run=dry_run,
+    )
+    return resubscribe.after_all(found) if chosen else found
+
+
+def _upgrade(desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False) -> Outcome:
+    params = request.params
+    wish = upgrade.Wish(
+        request.user_id,
+        params["to_term"],
+        params.get("from_term") or None,
+        params.get("subscription_id") or None,
+    )
+    if chosen:
+        wish = upgrade.Wish(request.user_id, chosen["to_term_id"], None, chosen["subscription_id"])
+    found = upgrade.upgrade(
+        desk.piano,
+        wish,
+        choose=desk.choose,
+        before=lambda way: note(subscription_id=way.one.id, to_term_id=way.option.to_term_id),
+        dry_run=dry_run,
+        wait=desk.upgrade_wait,
+    )
+    return upgrade.after_all(found) if chosen else found
+
+
+def _cancel_upgrade(
+    desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+) -> Outcome:
+    found = upgrade_cancel.cancel(
+        desk.piano,
+        request.user_id,
+        chosen.get("subscription_id") or request.params.get("subscription_id") or None,
+        before=lambda one: note(subscription_id=one.id),
+        dry_run=dry_run,
+    )
+    return upgrade_cancel.after_all(found) if chosen else found
+
+
+def _promo_code(
+    desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note, *, dry_run: bool = False
+) -> Outcome:
+    promotion = promotions.named(desk.piano, request.params["promotion"])
+    if promotion is None:
+        return outcome(pool.ACTION, Status.REFUSED, "promotion_unknown")
+    if not chosen and not desk.store.code_of(promotion.id, request.user_id):
+        found = promotions.eligibility(desk.piano, request.user_id, promotion, request.params.get("term_id") or None)
+        if not found.well:
+            return outcome(pool.ACTION, found.status, found.reason, **found.details)
+    return pool.reserve(
+        desk.piano,
+        desk.store,
+        request.user_id,
+        promotion,
+        make=desk.make_codes,
+        before=lambda code: note(code=code),
+        dry_run=dry_run,
+    )
+
+
+def _conversion(
+    desk: Desk,
+    request: Request,
+    chosen: Mapping[str, Any],  # noqa: ARG001 - nothing is chosen here
+    note: Note,  # noqa: ARG001 - so nothing is noted
+    *,
+    dry_run: bool = False,
+) -> Outcome:
+    if desk.engage is None:
+        msg = "target_config: the settings of the target are needed to tell Engage."
+        raise ConfigRefused(msg)
+    engage = desk.engage()
+    tracker = request.params.get("tracker") or engage.tracker
+    if not tracker:
+        msg = "tracker: is needed. Pulse shows the id of a custom tracker under Settings > Usage Tracking."
+        raise ConfigRefused(msg)
+    if dry_run:
+        return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
+    return engage.converted(request.user_id, tracker)
+
+
+def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one
+    """Note nothing, of a dry run."""
+
+
+_ACTIONS: Final[dict[str, Do]] = {
+    resubscribe.ACTION: _resubscribe,
+    upgrade.ACTION: _upgrade,
+    upgrade.CANCEL: _cancel_upgrade,
+    pool.ACTION: _promo_code,
+    conversions.ACTION: _conversion,
+}
+"""Actions by name."""
+NAMES: Final = tuple(_ACTIONS)
+CHANGES: Final = frozenset({resubscribe.ACTION, upgrade.ACTION, upgrade.CANCEL})
+"""Those after which Engage has to be told."""

@@ -1,0 +1,34 @@
+"""What the target's settings say that the actions go by: the primary subscription, traits, Engage's address."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from target_recurly_engage.cli.asking import settings_of as target_settings
+from target_recurly_engage.contract import contract_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from target_recurly_engage.contract import Contract
+
+
+def target_config(given: str) -> Mapping[str, Any]:
+    """Read the target's settings: ``ENV`` for its environment variables, else the path of a file.
+
+    Raises:
+        ConfigRefused: one of them cannot be used.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return target_settings((given,))
+    finally:  # the target takes over signals, which are ours here
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def contract(config: Mapping[str, Any]) -> Contract:
+    """Read what may be sent, and how."""
+    return contract_of(config)

@@ -1,0 +1,146 @@
+"""Where requests come together: one that is asked for many times at once is done once, and all get its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from piano_engage_common.stops import Outage, RunStopped
+
+from piano_actions.store import InFlight, KeyTaken, ReaderBusy
+
+if TYPE_CHECKING:
+    import logging
+
+    from piano_actions.desk import Desk
+    from piano_actions.outcome import Outcome
+    from piano_actions.pushes import Pusher
+    from piano_actions.service.gate import Limits
+    from piano_actions.service.metrics import Metrics
+    from piano_actions.store import Request
+
+LOOK_SECONDS: Final = 1.0
+"""How often it is looked for readers of whom Engage is still to be told."""
+RECOVER_EVERY: Final = 15
+"""Of these looks, every so manieth also looks for actions that were left behind."""
+
+
+class TooMany(Exception):  # noqa: N818 - what happened
+    """More actions than the limits allow.
+
+    Args:
+        seconds: after which to come again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Remember when."""
+        super().__init__()
+        self.seconds = seconds
+
+
+@dataclass(slots=True)
+class _Flight:
+    body: str
+    answer: asyncio.Task[Outcome]
+
+
+class Counter:
+    """Takes requests of the service.
+
+    Args:
+        desk: has them done.
+        pusher: tells Engage; None where the nightly run does.
+        limits: how many may begin.
+        metrics: counts.
+        workers: actions at the same time.
+        patience: seconds to wait for another action of the same reader.
+        logger: told of what fails in the background.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        pusher: Pusher | None,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        workers: int,
+        patience: float,
+        logger: logging.Logger,
+    ) -> None:
+        """Open for business."""
+        self.desk = desk
+        self.pusher = pusher
+        self._limits = limits
+        self._metrics = metrics
+        self._patience = patience
+        self._logger = logger
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="action")
+        self._telling = ThreadPoolExecutor(2, thread_name_prefix="telling")
+        self._flights: dict[str, _Flight] = {}
+        if pusher:
+            desk.tell = lambda user_id: self._telling.submit(pusher.push, user_id)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being worked on."""
+        return len(self._flights)
+
+    async def run(self, request: Request) -> Outcome:
+        """Have a request done, or wait for whoever has the same one done.
+
+        Raises:
+            KeyTaken: the key stands for another request.
+            TooMany: the limits do not allow it now.
+            InFlight, ReaderBusy: another process, or another action of the reader, took too long.
+            RunStopped: it could not be done.
+        """
+        flight = self._flights.get(request.key)
+        if flight is None:
+            pause = self._limits.wait(self.desk.store.hash_of(request.user_id))
+            if pause:
+                raise TooMany(pause)
+            flight = _Flight(request.body, asyncio.create_task(self._work(request)))
+            self._flights[request.key] = flight
+            flight.answer.add_done_callback(lambda _done: self._flights.pop(request.key, None))
+        elif flight.body != request.body:
+            raise KeyTaken
+        return await asyncio.shield(flight.answer)  # who hangs up does not stop it for the others
+
+    async def _work(self, request: Request) -> Outcome:
+        started, status = time.monotonic(), "error"
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._threads, lambda: self.desk.run(request, patience=self._patience))
+            status = str(found.status)
+        except (RunStopped, InFlight, ReaderBusy, KeyTaken) as e:
+            status = "outage" if isinstance(e, Outage) else type(e).__name__.lower()
+            raise
+        else:
+            return found
+        finally:
+            self._metrics.note(request.action, status, time.monotonic() - started)
+
+    async def tidy(self) -> None:
+        """Go on, for ever, with what was left behind and what is still to be told."""
+        loop, looks = asyncio.get_running_loop(), 0
+        while True:
+            try:
+                if looks % RECOVER_EVERY == 0:
+                    await loop.run_in_executor(self._telling, self.desk.recover)
+                if self.pusher:
+                    await loop.run_in_executor(self._telling, self.pusher.send_due)
+            except Exception:  # the next look may well succeed
+                self._logger.exception("looking after what was left behind failed")
+            looks += 1
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def close(self) -> None:
+        """Let what is under way come to an end."""
+        flights = [flight.answer for flight in self._flights.values()]
+        await asyncio.gather(*flights, return_exceptions=True)
+        self._threads.shutdown(wait=True)
+        self._telling.shutdown(wait=True)

@@ -1,0 +1,470 @@
+"""What the actions remember: which were asked for, how far each is, and what was answered.
+
+A row is written before Piano is asked for anything that changes something, so that whoever comes after a crash finds
+it. SQLite by default; PostgreSQL where several processes share the work. Once an action is finished, its row names the
+reader by a salted hash only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+import sqlalchemy as sa
+from piano_engage_common.stops import ConfigRefused, StorageFailed
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from piano_actions.outcome import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+KEPT_SECONDS: Final = 24 * 3600.0
+"""How long the answer to a key is kept."""
+
+LEASE_SECONDS: Final = 120.0
+"""After so long an action of a process that cannot be looked at counts as left behind; none takes nearly as long."""
+
+BUSY_SECONDS: Final = 10
+"""How long one waits for another process to let the file go."""
+
+METADATA: Final = sa.MetaData()
+_META: Final = sa.Table(
+    "meta", METADATA, sa.Column("name", sa.String(32), primary_key=True), sa.Column("value", sa.Text, nullable=False)
+)
+BEGUN, UNSURE, FINISHED, FAILED = "begun", "unsure", "finished", "failed"
+ACTIONS: Final = sa.Table(
+    "actions",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("key", sa.String(200), unique=True),
+    sa.Column("body", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("reader", sa.String(64), nullable=False),
+    sa.Column("params", sa.Text),
+    sa.Column("chosen", sa.Text),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("owner", sa.String(120), nullable=False),
+    sa.Column("lease_until", sa.Float, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False, index=True),
+    sa.Column("finished_at", sa.Float),
+)
+sa.Index(
+    "one_at_a_time",
+    ACTIONS.c.reader,
+    unique=True,
+    sqlite_where=ACTIONS.c.state == BEGUN,
+    postgresql_where=ACTIONS.c.state == BEGUN,
+)
+CODES: Final = sa.Table(
+    "codes",
+    METADATA,
+    sa.Column("promotion_id", sa.String(64), primary_key=True),
+    sa.Column("reader", sa.String(64), primary_key=True),
+    sa.Column("code", sa.String(200), nullable=False),
+    sa.Column("reserved_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("promotion_id", "code"),
+)
+PUSHES: Final = sa.Table(
+    "pushes",
+    METADATA,
+    sa.Column("reader", sa.String(64), primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("wish", sa.Integer, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+    sa.Column("problem", sa.Text),
+)
+FIRST_PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 600.0
+VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asks for.
+
+    Attributes:
+        action: its name.
+        user_id: the reader.
+        params: all else, texts and truth values.
+        key: two requests with the same one are one.
+    """
+
+    action: str
+    user_id: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def body(self) -> str:
+        """A digest of what is asked for, without the key."""
+        asked = json.dumps([self.action, self.user_id, dict(self.params)], sort_keys=True)
+        return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An action that is ours to do.
+
+    Attributes:
+        id: of its row.
+        request: what is asked for.
+        chosen: what was found out before a crash, such as which subscription is meant.
+        age: seconds since it was asked for.
+    """
+
+    id: str
+    request: Request
+    chosen: Mapping[str, Any]
+    age: float = 0.0
+
+
+class InFlight(Exception):  # noqa: N818 - no error: somebody is at it
+    """The same request is being worked on."""
+
+
+class ReaderBusy(Exception):  # noqa: N818 - no error either
+    """Another action of the same reader is being worked on."""
+
+
+class KeyTaken(Exception):  # noqa: N818 - what happened
+    """The key was used for another request."""
+
+
+class Store:
+    """The notes of the actions; used by many threads.
+
+    Args:
+        url: of SQLAlchemy, such as ``sqlite:///piano-actions.db`` or ``postgresql+psycopg://…``.
+
+    Raises:
+        ConfigRefused: the URL is none.
+        StorageFailed: the database cannot be opened, or belongs to a newer version.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open it, and make the tables where there are none."""
+        try:
+            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        except (SQLAlchemyError, ImportError) as e:
+            msg = (
+                "store_url: cannot be used. Write it like sqlite:///piano-actions.db or postgresql+psycopg://host/name."
+            )
+            raise ConfigRefused(msg) from e
+        if self._engine.dialect.name == "sqlite":
+            _prepare_sqlite(self._engine)
+        self.owner = _me()
+        try:
+            METADATA.create_all(self._engine)
+            self._salt = bytes.fromhex(self._meta("salt", secrets.token_hex(16)))
+            version = self._meta("version", VERSION)
+        except SQLAlchemyError as e:
+            self._engine.dispose()
+            msg = f"store_url: the database cannot be opened: {str(e.__cause__ or e).splitlines()[0]}"
+            raise StorageFailed(msg) from e
+        if version != VERSION:
+            self._engine.dispose()
+            msg = f"store_url: the notes have version {version}, this program knows {VERSION}. Install the newer one."
+            raise StorageFailed(msg)
+
+    def _meta(self, name: str, value: str) -> str:
+        """Give a value that all processes share; the first one sets it."""
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(_META.insert().values(name=name, value=value))
+        except IntegrityError:
+            pass
+        with self._engine.begin() as connection:
+            return str(connection.execute(sa.select(_META.c.value).where(_META.c.name == name)).scalar_one())
+
+    def hash_of(self, user_id: str) -> str:
+        """Name a reader without naming him."""
+        return hmac.new(self._salt, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+    def answers(self) -> bool:
+        """Ask the database for something.
+
+        Raises:
+            SQLAlchemyError: it does not answer.
+        """
+        with self._engine.begin() as connection:
+            return bool(connection.execute(sa.select(_META.c.value).where(_META.c.name == "version")).scalar_one())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    # One action
+
+    def claim(self, request: Request) -> Claim | Outcome:
+        """Note that a request is begun, and make it ours; or give the answer that was given before.
+
+        Raises:
+            InFlight: somebody is at it.
+            ReaderBusy: somebody is at another action of this reader.
+            KeyTaken: the key stands for another request.
+        """
+        now, one = time.time(), ACTIONS.c
+        reader = self.hash_of(request.user_id)
+        row = {
+            "id": uuid.uuid4().hex, "key": request.key, "body": request.body, "action": request.action,
+            "reader": reader, "params": json.dumps([request.user_id, dict(request.params)]), "state": BEGUN,
+            "owner": self.owner, "lease_until": now + LEASE_SECONDS, "created_at": now,
+        }  # fmt: skip
+        try:
+            with self._engine.begin() as connection:
+                forget = sa.update(ACTIONS).where(
+                    one.key == request.key, one.state != BEGUN, one.created_at < now - KEPT_SECONDS
+                )
+                connection.execute(forget.values(key=None))
+                connection.execute(ACTIONS.insert().values(row))
+        except IntegrityError:
+            return self._known(request)
+        return Claim(str(row["id"]), request, {})
+
+    def _known(self, request: Request) -> Claim | Outcome:
+        """Say what is known of a request that could not be begun."""
+        with self._engine.begin() as connection:
+            found = connection.execute(sa.select(ACTIONS).where(ACTIONS.c.key == request.key)).mappings().one_or_none()
+        if found is None:
+            raise ReaderBusy
+        if found["body"] != request.body:
+            raise KeyTaken
+        if found["state"] == FINISHED:
+            return Outcome.of(json.loads(found["outcome"]))
+        claim = self._take_over(found, state=UNSURE) if found["state"] == UNSURE else None
+        if claim is None:
+            raise InFlight
+        return claim
+
+    def note(self, claim: Claim, **chosen: Any) -> None:  # noqa: ANN401 - JSON
+        """Keep what was found out, before anything is changed at Piano."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(chosen=json.dumps({**claim.chosen, **chosen}))
+            )
+
+    def finish(self, claim: Claim, outcome: Outcome, *, push: bool = False) -> None:
+        """Note how an action ended; who the reader is, is forgotten, unless that is not sure yet.
+
+        Args:
+            claim: the action.
+            outcome: how it ended.
+            push: note along with it that Engage has to be told of the reader.
+        """
+        unsure = outcome.status is Status.UNKNOWN
+        values = {
+            "state": UNSURE if unsure else FINISHED,
+            "outcome": json.dumps(outcome.as_dict()),
+            "finished_at": time.time(),
+        }
+        if not unsure:
+            values |= {"params": None, "chosen": None}
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
+            if push:
+                self._want(connection, claim.request.user_id)
+
+    def fail(self, claim: Claim, problem: str) -> None:
+        """Note that an action could not be done, and surely was not: the key is free again."""
+        values = {"state": FAILED, "key": None, "params": None, "chosen": None, "finished_at": time.time()}
+        values["outcome"] = json.dumps({"action": claim.request.action, "status": "failed", "reason": problem})
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
+
+    def unsure(self, claim: Claim) -> None:
+        """Note that nobody knows yet how an action ended: it is taken up again."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(state=UNSURE))
+
+    # What was left behind
+
+    def left_behind(self, *, reader: str | None = None, but: str | None = None) -> Iterator[Claim]:
+        """Take over, one by one, what a crash left: begun by a process that is gone, or not sure.
+
+        Args:
+            reader: only what is his.
+            but: not what has this key.
+        """
+        one = ACTIONS.c
+        query = sa.select(ACTIONS).where(one.state.in_([BEGUN, UNSURE])).order_by(one.created_at)
+        query = query.where(one.reader == self.hash_of(reader)) if reader is not None else query
+        query = query.where(sa.or_(one.key.is_(None), one.key != but)) if but is not None else query
+        with self._engine.begin() as connection:
+            found = connection.execute(query).mappings().all()
+        for row in found:
+            if row["state"] == UNSURE or _is_gone(row["owner"], row["lease_until"]):
+                claim = self._take_over(row, state=row["state"])
+                if claim:
+                    yield claim
+
+    def _take_over(self, row: sa.RowMapping, *, state: str) -> Claim | None:
+        """Make a row ours, unless somebody else was quicker."""
+        one = ACTIONS.c
+        mine = {"owner": self.owner, "lease_until": time.time() + LEASE_SECONDS, "state": BEGUN}
+        take = sa.update(ACTIONS).where(one.id == row["id"], one.owner == row["owner"], one.state == state)
+        if state == BEGUN:
+            take = take.where(one.lease_until == row["lease_until"])
+        try:
+            with self._engine.begin() as connection:
+                if connection.execute(take.values(**mine)).rowcount != 1:
+                    return None
+        except IntegrityError:  # another action of this reader is under way
+            return None
+        user_id, params = json.loads(row["params"])
+        request = Request(row["action"], user_id, params, row["key"] or row["id"])
+        return Claim(row["id"], request, json.loads(row["chosen"] or "{}"), time.time() - row["created_at"])
+
+    def audit(self, *, limit: int, action: str | None = None, user_id: str | None = None) -> list[dict[str, Any]]:
+        """List actions, the newest first, without who the readers are."""
+        one = ACTIONS.c
+        columns = (one.id, one.action, one.reader, one.state, one.outcome, one.created_at, one.finished_at)
+        query = sa.select(*columns).order_by(one.created_at.desc(), one.id).limit(limit)
+        query = query.where(one.action == action) if action else query
+        query = query.where(one.reader == self.hash_of(user_id)) if user_id else query
+        with self._engine.begin() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [{**row, "outcome": json.loads(row["outcome"]) if row["outcome"] else None} for row in rows]
+
+    # Readers of whom Engage has to be told
+
+    def want_push(self, user_id: str) -> None:
+        """Note that Engage has to be told of a reader."""
+        with self._engine.begin() as connection:
+            self._want(connection, user_id)
+
+    def _want(self, connection: sa.Connection, user_id: str) -> None:
+        now, one = time.time(), PUSHES.c
+        again = {"wish": one.wish + 1, "attempts": 0, "next_at": now}
+        row = {
+            "reader": self.hash_of(user_id),
+            "user_id": user_id,
+            "wish": 1,
+            "asked_at": now,
+            "attempts": 0,
+            "next_at": now,
+        }
+        if connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again)).rowcount:
+            return
+        try:
+            with connection.begin_nested():
+                connection.execute(PUSHES.insert().values(row))
+        except IntegrityError:  # another process was quicker
+            connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again))
+
+    def wanted(self, user_id: str) -> int | None:
+        """Give the number of the wish to tell of a reader; None where there is none."""
+        query = sa.select(PUSHES.c.wish).where(PUSHES.c.reader == self.hash_of(user_id))
+        with self._engine.begin() as connection:
+            found = connection.execute(query).scalar_one_or_none()
+        return None if found is None else int(found)
+
+    def due(self, *, limit: int, every: bool = False) -> list[str]:
+        """List the readers of whom it is time to tell, the oldest wish first."""
+        one = PUSHES.c
+        query = sa.select(one.user_id).order_by(one.next_at).limit(limit)
+        query = query if every else query.where(one.next_at <= time.time())
+        with self._engine.begin() as connection:
+            return [str(user_id) for user_id in connection.execute(query).scalars()]
+
+    def pushed(self, user_id: str, wish: int) -> None:
+        """Note that Engage was told, unless there is a newer wish."""
+        mine = sa.and_(PUSHES.c.reader == self.hash_of(user_id), PUSHES.c.wish == wish)
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(PUSHES).where(mine))
+
+    def postponed(self, user_id: str, problem: str) -> None:
+        """Note why Engage could not be told, and when to try again: at growing distances."""
+        one = PUSHES.c
+        mine = one.reader == self.hash_of(user_id)
+        with self._engine.begin() as connection:
+            attempts = int(connection.execute(sa.select(one.attempts).where(mine)).scalar_one_or_none() or 0)
+            pause = min(FIRST_PAUSE * 2 ** min(attempts, 20), LONGEST_PAUSE)
+            values = {"attempts": attempts + 1, "next_at": time.time() + pause, "problem": problem}
+            connection.execute(sa.update(PUSHES).where(mine).values(**values))
+
+    def pushes(self) -> list[dict[str, Any]]:
+        """List what is still to be told, without who the readers are."""
+        one = PUSHES.c
+        query = sa.select(one.reader, one.asked_at, one.attempts, one.next_at, one.problem).order_by(one.asked_at)
+        with self._engine.begin() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    # Promo codes
+
+    def code_of(self, promotion_id: str, user_id: str) -> str | None:
+        """Give the code of a promotion that a reader has."""
+        one = CODES.c
+        query = sa.select(one.code).where(one.promotion_id == promotion_id, one.reader == self.hash_of(user_id))
+        with self._engine.begin() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def free_codes(self, promotion_id: str, codes: list[str]) -> list[str]:
+        """Give those of some codes that nobody has, in their order."""
+        one = CODES.c
+        query = sa.select(one.code).where(one.promotion_id == promotion_id, one.code.in_(codes))
+        with self._engine.begin() as connection:
+            taken = set(connection.execute(query).scalars())
+        return [code for code in codes if code not in taken]
+
+    def reserve(self, promotion_id: str, user_id: str, code: str) -> str | None:
+        """Give a reader a code, and answer which one he has then; None where somebody else was quicker."""
+        row = {
+            "promotion_id": promotion_id, "reader": self.hash_of(user_id), "code": code, "reserved_at": time.time(),
+        }  # fmt: skip
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(CODES.insert().values(row))
+        except IntegrityError:
+            return self.code_of(promotion_id, user_id)
+        return code
+
+    def reserved(self, promotion_id: str) -> int:
+        """Count the codes of a promotion that somebody has."""
+        query = sa.select(sa.func.count()).where(CODES.c.promotion_id == promotion_id)
+        with self._engine.begin() as connection:
+            return int(connection.execute(query).scalar_one())
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    """Have SQLite keep what it confirmed, and let processes wait for each other."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: object) -> None:  # noqa: ANN401 - of sqlite3
+        connection.isolation_level = None  # transactions begin below, not where the driver thinks
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _me() -> str:
+    """Name this process so that another one on the same machine can tell whether it still runs."""
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def _is_gone(owner: str, lease_until: float) -> bool:
+    """Whether a process has ended, or, on another machine, has not been heard of for long."""
+    host, pid, born = owner.rsplit("/", 2)
+    if host != socket.gethostname():
+        return lease_until < time.time()
+    try:
+        process = psutil.Process(int(pid))
+        return f"{process.create_time():.2f}" != born or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True

@@ -1,0 +1,290 @@
+"""One reader's traits at once, by the target's own rules: its tables, filled with him alone, and its own plan.
+
+The ledger is opened read-only and for a moment, for one process at a time may write it. What is needed of it: the
+reader's subscriptions (the log knows more of them than the API does), and what Engage was told. What was told since the
+last run lies in the folder ``handover_path``.
+
+What neither the API nor the ledger knows of the subscription that speaks for the reader is not told; the nightly run
+does that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
+from piano_engage_common.duck import name, text
+from target_recurly_engage.delivery.ingest import properties
+from target_recurly_engage.handover import Message, moment_of
+from target_recurly_engage.ledger import Ledger, in_use
+from target_recurly_engage.plan import make_plan
+
+from piano_actions import rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from target_recurly_engage.contract import Contract
+
+DELIVERY: Final = "now"
+MEMORY: Final = "200MB"
+
+
+class LedgerBusy(Exception):  # noqa: N818 - no error: a run is at it
+    """A run has the ledger."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What the ledger, and what was told since the last run, say of one reader.
+
+    Attributes:
+        subscriptions: rows of the ledger's table, by subscription id, dates as DuckDB gives them.
+        told: values of traits.
+        is_told: Engage was told of him at all.
+        kinds: types of the traits of streams of users, as the ledger has them.
+        users: his row of each table of a stream of users.
+        terms: what other subscriptions of a term say of it: billing period.
+    """
+
+    subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
+    is_told: bool = False
+    kinds: list[tuple[Any, ...]] = field(default_factory=list)
+    users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def speaker(self) -> dict[str, Any]:
+        """The subscription of which Engage was told last, as far as that can be seen."""
+        told = set(self.told.values())
+        return next((row for row in self.subscriptions.values() if row["subscription_id"] in told), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be told of a reader.
+
+    Attributes:
+        properties: as the Ingest API takes them, by trait.
+        values: the same as text, as ``delivered`` has it.
+    """
+
+    properties: dict[str, Any]
+    values: dict[str, str]
+
+
+def look_up(ledger: Path, contract: Contract, user_id: str) -> Known:
+    """Ask the ledger about one reader, read-only and briefly; nothing is known where there is no ledger yet.
+
+    Raises:
+        LedgerBusy: a run has it.
+        duckdb.Error: it is no ledger.
+    """
+    known = Known()
+    if not ledger.is_file():
+        return known
+    try:
+        connection = duckdb.connect(str(ledger), read_only=True)
+    except duckdb.IOException as e:
+        if in_use(e):
+            raise LedgerBusy from e
+        raise
+    with connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        mine = _rows(connection, f"FROM subscriptions WHERE user_id = {text(user_id)}")
+        known.subscriptions = {str(row["subscription_id"]): row for row in mine}
+        for row in _rows(connection, f"FROM delivered WHERE user_id = {text(user_id)}"):
+            known.is_told = True
+            known.told = {trait: value for trait, value in row.items() if trait not in _NO_TRAITS and value is not None}
+        known.kinds = connection.execute("SELECT trait, kind, stream, first_at FROM traits").fetchall()
+        tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        for stream in contract.users:
+            if stream.table.strip('"') in tables:
+                query = f"FROM {stream.table} WHERE {name(stream.user_id)} = {text(user_id)}"
+                found = _rows(connection, query)
+                known.users[stream.table] = found[0] if found else {}
+        periods = "SELECT term_id, mode(billing_period) AS billing_period FROM subscriptions GROUP BY term_id"
+        known.terms = {str(row["term_id"]): row for row in _rows(connection, periods)}
+    return known
+
+
+_NO_TRAITS: Final = frozenset({"user_id", "delivery_id", "fingerprint"})
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def add_told(known: Known, messages: Iterable[Message]) -> None:
+    """Add what was told since the last run, the oldest first."""
+    for message in sorted(messages, key=lambda one: one.at):
+        known.is_told = True
+        known.told |= message.traits
+        for row in message.subscriptions:
+            known.subscriptions[str(row["subscription_id"])] = dict(row)
+
+
+# The rows
+
+
+TAKEN_OVER: Final = (
+    "days_subscribed", "upgrade_status", "trial_status", "auto_renew_disablement_date", "billing_period",
+    "total_charged", "renewed", "grace_period_start_date", "grace_period_extended_to", "access_expiration_date",
+    "template_id", "template_name", "offer_id", "offer_name", "promo_code",
+)  # fmt: skip
+"""Columns that `subscription/get` does not give; they are taken over from the row that is known."""
+UNKNOWN: Final = ("total_charged", "template_id", "template_name", "offer_id", "offer_name", "promo_code")
+"""Of these, those about which nothing can be said of a subscription that the ledger does not know.
+
+They stay as they were told: of the subscription that spoke for the reader before.
+"""
+NO_UPGRADE: Final = "No upgrade"
+NO_TRIAL: Final = "No trial"
+
+
+def merged(
+    item: dict[str, Any],
+    known: Known,
+    *,
+    aid: str,
+    user_id: str,
+    read_at: int,
+    access_until: str | None,
+) -> dict[str, Any]:
+    """Make the row of a subscription: what the API says, and of the rest what is known already.
+
+    Args:
+        item: as `subscription/get` wrote it.
+        known: what the ledger knows.
+        aid: the application.
+        user_id: the reader.
+        read_at: Piano's clock, in epoch seconds.
+        access_until: when its access ends, as ISO 8601; None where Piano does not say.
+    """
+    given = rows.row_of(item)
+    before = known.subscriptions.get(given["subscription_id"])
+    taken = {column: (before or {}).get(column) for column in TAKEN_OVER}
+    if before is None:
+        term = known.terms.get(str(given["term_id"])) or {}
+        taken |= {column: known.speaker.get(column) for column in UNKNOWN}
+        taken |= {"upgrade_status": NO_UPGRADE, "billing_period": term.get("billing_period"), "renewed": False}
+        taken["trial_status"] = None if given["trial_period_end_date"] else NO_TRIAL
+        start = item.get("start_date")
+        taken["days_subscribed"] = max(read_at - start, 0) // 86400 if isinstance(start, int) else None
+    if given["auto_renew"]:
+        taken["auto_renew_disablement_date"] = None
+    elif before is not None and before.get("auto_renew") and not taken["auto_renew_disablement_date"]:
+        taken["auto_renew_disablement_date"] = moment_of(read_at)
+    if not given["currently_in_grace_period"]:
+        taken |= {"grace_period_start_date": None, "grace_period_extended_to": None}
+    if access_until:
+        taken["access_expiration_date"] = access_until
+    elif before is None:
+        taken["access_expiration_date"] = given["next_billing_date"] or given["end_date"]
+    row = {"aid": aid, "user_id": user_id, **given, **taken, "modify_time": moment_of(read_at)}
+    return {column: _plain(value) for column, value in row.items()}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell
+    """Give a cell as JSON and DuckDB both take it."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value if isinstance(value, str | bool | int | float) or value is None else str(value)
+
+
+# The traits
+
+
+class Reckoner:
+    """Works out what to tell of a reader; one at a time, for it is one database.
+
+    Args:
+        contract: what is sent, and how.
+        typed: numbers and booleans go as such.
+    """
+
+    def __init__(self, contract: Contract, *, typed: bool) -> None:
+        """Make an empty ledger to work on."""
+        self._contract = contract
+        self._typed = typed
+        self._folder = Path(tempfile.mkdtemp(prefix="piano-actions-"))
+        self._ledger = Ledger(self._folder / "reader.duckdb", memory_limit=MEMORY)
+        self._one_at_a_time = threading.Lock()
+
+    def close(self) -> None:
+        """Remove it."""
+        self._ledger.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def change(self, user_id: str, known: Known, subscriptions: Iterable[Mapping[str, Any]], *, now: int) -> Change:
+        """Work out which traits of a reader differ from what Engage was told.
+
+        Args:
+            user_id: the reader.
+            known: what the ledger knows of him.
+            subscriptions: all his rows as they are now.
+            now: epoch seconds that count as now.
+        """
+        held = list(subscriptions)
+        with self._one_at_a_time, self._ledger.trial():
+            contract = self._fill(user_id, known, held)
+            moment = moment_of(now)
+            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY)
+            execute = self._ledger.connection.execute
+            found = execute(properties(self._ledger, contract, "plan", typed=self._typed)).fetchall()
+            if not found:
+                return Change({}, {})
+            told = json.loads(found[0][1])
+            (row,) = _rows(self._ledger.connection, "FROM plan")
+            hidden = self._hidden(contract, held, known, moment)
+        kept = {trait: value for trait, value in told.items() if trait not in hidden}
+        return Change(kept, {trait: str(row[trait]) for trait in kept})
+
+    def _fill(self, user_id: str, known: Known, held: list[Mapping[str, Any]]) -> Contract:
+        """Let the tables hold this reader, and give the contract with the types that the ledger knows."""
+        ledger, execute = self._ledger, self._ledger.connection.execute
+        rows.insert(ledger.connection, "subscriptions", [dict(row) for row in held])
+        for kind in known.kinds:
+            execute("DELETE FROM traits WHERE trait = ?", [kind[0]])
+            execute("INSERT INTO traits VALUES (?, ?, ?, ?)", list(kind))
+        for table, row in known.users.items():
+            columns = ", ".join(f"{name(column)} VARCHAR" for column in row) or "user_id VARCHAR"
+            execute(f"CREATE OR REPLACE TABLE {table} ({columns})")
+            if row:
+                rows.insert(ledger.connection, table, [row])
+        if known.is_told:
+            for trait in known.told:
+                execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {name(trait)} VARCHAR")
+            rows.insert(ledger.connection, "delivered", [{"user_id": user_id, **known.told}])
+        return self._contract.with_kinds(ledger.kinds())
+
+    def _hidden(self, contract: Contract, held: list[Mapping[str, Any]], known: Known, moment: str) -> set[str]:
+        """Name the traits about which nothing can be said yet: they ask for what only the log knows of a new one."""
+        new = {str(row["subscription_id"]) for row in held} - set(known.subscriptions)
+        if not new:
+            return set()
+        rule = contract.primary
+        speaker = self._ledger.connection.execute(
+            f"SELECT subscription_id FROM subscriptions CROSS JOIN (SELECT {text(moment)}::TIMESTAMPTZ AS moment) "
+            f"WHERE {rule.counts} ORDER BY {rule.sql} LIMIT 1"
+        ).fetchall()
+        blind = set(UNKNOWN) if speaker and speaker[0][0] in new else set[str]()
+        blind |= {one.name for one in contract.formulas if _ASKS.search(one.sql)}
+        segments = {one.name for one in contract.segments if any(trait.key in blind for trait in one.traits)}
+        blind |= {f"told {segment}" for segment in segments}
+        blind |= {f"experiment {one.name}" for one in contract.experiments if one.segment in segments}
+        blind |= {"segments"} if segments else set()
+        return {trait.name for trait in contract.traits if trait.key in blind}
+
+
+_ASKS: Final = re.compile(rf"\b({'|'.join(UNKNOWN)})\b")

@@ -1,0 +1,207 @@
+"""Engage knows at once what an action changed, by the target's own rules; the nightly run confirms it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+from piano_actions import pushes
+from piano_actions.traits import LedgerBusy
+from piano_engage_sandbox.testing import serving
+
+from tests.actions.conftest import Piano, settings_for
+from tests.actions.nights import Nights
+from tests.actions.test_upgrade import MONTHLY, PREMIUM, alone_on
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+
+@pytest.fixture(scope="module")
+def piano() -> Iterator[Piano]:
+    """One sandbox for all tests of this module, each of which takes another reader."""
+    with serving(rows=600, switches={"engage.csv_delay": 0}) as server:
+        yield Piano(server)
+
+
+@pytest.fixture(scope="module")
+def stopped(piano: Piano) -> list[str]:
+    """Stop some readers' renewal before the first night; the ids of their subscriptions."""
+    return [piano.stopping("Dynamic").id for _ in range(8)]
+
+
+@pytest.fixture(scope="module")
+def first(piano: Piano, stopped: list[str], tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    """The first night, once for all."""
+    assert stopped
+    nights = Nights(piano, tmp_path_factory.mktemp("first"))
+    nights.run()
+    return nights
+
+
+@pytest.fixture
+def settings(piano: Piano, first: Nights, tmp_path: Path) -> dict[str, Any]:
+    return settings_for(piano, tmp_path, target_config=str(first.config), retry_attempts=2)
+
+
+@pytest.fixture
+def uid(piano: Piano, stopped: list[str]) -> str:
+    """Take a reader who stopped, for one test alone."""
+    return piano.uid(piano.world.entries[stopped.pop()])
+
+
+def told(nights: Nights) -> list[str]:
+    folder = nights.folder / "handover"
+    return sorted(path.name for path in folder.glob("*.json")) if folder.exists() else []
+
+
+def test_the_traits_change_with_the_click_and_the_night_confirms(
+    first: Nights, ask: Callable[..., Result], uid: str
+) -> None:
+    before = first.holds(uid)
+    assert (before["auto_renew"], before["lifecycle_stage"]) == ("false", "pending_cancel")
+    assert before["segment_cancel_pending"] == "true"
+    stale, files = first.log(), len(told(first))
+    assert ask("resubscribe", "--user", uid).exit_code == 0
+    after = first.holds(uid)
+    assert (after["auto_renew"], after["lifecycle_stage"]) == ("true", "active")
+    assert (after["segment_cancel_pending"], after["auto_renew_disablement_date"]) == ("false", "9999-12-31")
+    assert after["next_billing_date"] != before["next_billing_date"] == "9999-12-31"
+    changed = {trait for trait in after if after[trait] != before[trait]}
+    assert {"subscription_id", "term_name", "total_charged", "offer_name", "access_expiration_date"} & changed == set()
+    assert len(told(first)) == files + 1
+    assert uid not in "".join(told(first))
+    writes = first.writes(uid)
+    for log in (stale, first.log()):  # an export from before the click, and one from after it
+        first.run(log)
+    assert (first.writes(uid), first.holds(uid), told(first)) == (writes, after, [])
+
+
+def test_an_upgrade_shows_the_new_subscription_and_what_nobody_knows_yet_is_left_to_the_night(
+    piano: Piano, first: Nights, ask: Callable[..., Result]
+) -> None:
+    entry = alone_on(piano, MONTHLY)
+    uid = piano.uid(entry)
+    before = first.holds(uid)
+    done = json.loads(ask("upgrade", "do", "--user", uid, "--to", PREMIUM, "--json").stdout)
+    after = first.holds(uid)
+    assert after["subscription_id"] == done["details"]["subscription_id"] != before["subscription_id"]
+    assert (after["term_name"], after["resource_name"]) == ("Premium monthly", "Digital Premium")
+    assert after["billing_period"] == "1 month"
+    left = {"total_charged", "offer_name", "offer_id", "template_id", "template_name", "promo_code"}
+    assert {trait: after[trait] for trait in left} == {trait: before[trait] for trait in left}
+    first.run()
+    assert first.holds(uid) == after, "as long as the log is not newer"
+    newest = {**first.log()[0], "subscription_id": "RCNEWEST0001", "user_id": "newest"}
+    first.run([*first.log(), {**newest, "modify_time": "2099-01-01T00:00:00+00:00"}])
+    night = first.holds(uid)
+    assert {trait for trait in night if night[trait] != after[trait]} <= left | {"has_used_promo"}
+    assert night["offer_name"].startswith("More of it")
+
+
+def test_while_engage_is_down_it_is_kept_and_sent_later(
+    piano: Piano, first: Nights, ask: Callable[..., Result], uid: str
+) -> None:
+    piano.server.control("POST", "faults", {"part": "engage", "status": 503})
+    assert ask("resubscribe", "--user", uid).exit_code == 0, "the action is done all the same"
+    (row,) = json.loads(ask("traits", "pending", "--json").stdout)
+    assert (row["attempts"], row["problem"]) == (1, "Outage")
+    assert uid not in json.dumps(row)
+    piano.server.control("DELETE", "faults")
+    assert first.holds(uid)["auto_renew"] == "false"
+    assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
+    assert first.holds(uid)["auto_renew"] == "true"
+    assert json.loads(ask("traits", "pending", "--json").stdout) == []
+
+
+def test_what_is_told_is_not_told_again(first: Nights, ask: Callable[..., Result], uid: str) -> None:
+    ask("resubscribe", "--user", uid)
+    writes = first.writes(uid)
+    assert json.loads(ask("traits", "push", "--user", uid, "--json").stdout) == {"status": "nothing"}
+    assert json.loads(ask("traits", "push", "--user", uid, "--dry-run", "--json").stdout)["traits"] == {}
+    assert first.writes(uid) == writes
+
+
+def test_a_dry_run_says_what_would_be_told(piano: Piano, first: Nights, ask: Callable[..., Result], uid: str) -> None:
+    (entry,) = [one for one in piano.world.of_user(uid) if one.state.live]
+    from piano_engage_sandbox import actions  # noqa: PLC0415 - only here
+
+    piano.server.call(lambda: actions.resume(piano.world, entry))
+    writes = first.writes(uid)
+    found = json.loads(ask("traits", "push", "--user", uid, "--dry-run", "--json").stdout)["traits"]
+    assert (found["auto_renew"], found["lifecycle_stage"]) == ("true", "active")
+    assert "term_name" not in found
+    assert first.writes(uid) == writes
+
+
+def test_while_a_run_has_the_ledger_it_waits(
+    first: Nights, ask: Callable[..., Result], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise LedgerBusy
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pushes, "look_up", busy)
+        ask("resubscribe", "--user", uid)
+    (row,) = json.loads(ask("traits", "pending", "--json").stdout)
+    assert row["problem"] == "the ledger is in use by a run"
+    assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
+    assert first.holds(uid)["auto_renew"] == "true"
+
+
+def test_a_ledger_that_somebody_writes_is_busy(tmp_path: Path) -> None:
+    import subprocess  # noqa: PLC0415 - only here
+    import sys  # noqa: PLC0415 - only here
+
+    from piano_actions.traits import look_up  # noqa: PLC0415 - only here
+    from target_recurly_engage.contract import Contract  # noqa: PLC0415 - only here
+    from target_recurly_engage.traits import Wording  # noqa: PLC0415 - only here
+
+    path = tmp_path / "ledger.duckdb"
+    script = f"import duckdb; c = duckdb.connect({str(path)!r}); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline()
+        with pytest.raises(LedgerBusy):
+            look_up(path, Contract(wording=Wording()), "u")
+        holder.stdin.write(b"\n")
+    assert look_up(tmp_path / "none.duckdb", Contract(wording=Wording()), "u").subscriptions == {}
+    with pytest.raises(duckdb.Error):
+        look_up(tmp_path / "ledger.duckdb", Contract(wording=Wording()), "u")
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("place", ["piano_actions.pushes.Pusher._tell", "target_recurly_engage.handover.Message.leave"])
+def test_a_crash_while_telling_tells_it_later(
+    first: Nights, ask: Callable[..., Result], uid: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_arguments: object, **_named: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, crash)
+        with pytest.raises(Crash):
+            ask("resubscribe", "--user", uid)
+    before = len(told(first))
+    assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
+    assert (first.holds(uid)["auto_renew"], len(told(first))) == ("true", before + 1)
+
+
+def test_without_engages_key_the_action_is_done_and_the_night_tells(
+    piano: Piano, first: Nights, settings: dict[str, Any], ask: Callable[..., Result], tmp_path: Path
+) -> None:
+    target = json.loads(first.config.read_text()) | {"api_key": ""}
+    (tmp_path / "keyless.json").write_text(json.dumps(target))
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "target_config": str(tmp_path / "keyless.json")}))
+    entry = piano.stopping("Payment")
+    assert ask("resubscribe", "--user", piano.uid(entry)).exit_code == 0
+    assert json.loads(ask("traits", "pending", "--json").stdout) == []

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
 from target_recurly_engage import ledger as module
+from target_recurly_engage.erased import digest_of
 from target_recurly_engage.handover import Message
+from target_recurly_engage.ledger import Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,3 +178,16 @@ def test_a_message_appears_whole(tmp_path: Path) -> None:
     assert names(path.parent) == ["x.json"]
     assert json.loads(path.read_text(encoding="utf-8"))["traits"] == {"term_name": "Ü"}
     assert Message.read(path).subscriptions == [{"user_id": "u", "subscription_id": "RC1"}]
+
+
+def test_who_was_erased_does_not_come_back_by_a_message(engage: Engage, folder: Path) -> None:
+    engage.run(engage.snapshot([row(engage, 2)]))
+    with closing(Ledger(engage.ledger, memory_limit="200MB")) as ledger:
+        digest = digest_of(ledger, "u1")
+        ledger.connection.execute("INSERT INTO erased VALUES (?, 'done', now(), '{}')", [digest])
+    told(row(engage), term_name="Premium").leave(folder, "1")
+    told(row(engage, 3), term_name="Premium").leave(folder, "2")
+    assert engage.run(engage.snapshot([row(engage, 2)])).code == 0
+    assert (set(engage.sent()), names(folder)) == ({"u3"}, [])
+    tables = engage.query("SELECT table_name FROM duckdb_tables()")
+    assert not [table for (table,) in tables if "'u1'" in repr(engage.query(f'FROM "{table}"'))]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from piano_engage_common.duck import name, text
 
+from target_recurly_engage.erased import any_erased, is_erased
+
 if TYPE_CHECKING:
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
@@ -27,6 +29,7 @@ def note_assignments(ledger: Ledger, contract: Contract, now: str | None) -> int
     """
     traits, columns = {trait.key: trait for trait in contract.audience}, ledger.columns("delivered")
     moment = "coalesce(acknowledged_at, started_at)" if now is None else f"{text(now)}::TIMESTAMPTZ"
+    gone = is_erased("told.user_id") if any_erased(ledger) else "false"
     noted = 0
     for experiment in contract.experiments:
         trait = traits[experiment.key]
@@ -39,5 +42,6 @@ def note_assignments(ledger: Ledger, contract: Contract, now: str | None) -> int
             SELECT {text(experiment.name)}, told.user_id, told.arm, {moment}
             FROM (SELECT user_id, {arm} AS arm, delivery_id FROM delivered WHERE {arm} IN ({arms})) AS told
             JOIN deliveries USING (delivery_id) ANTI JOIN ({known}) AS known USING (user_id, arm)
+            WHERE NOT {gone}
         """)
     return noted

@@ -82,7 +82,7 @@ def _compute(ledger: Ledger, contract: Contract, now: str) -> None:
     sorts = ((False, False), (True, False), (True, True))
     for of_all, spans in sorts:
         formulas = tuple(
-            one for one in contract.formulas if one.of_all is of_all and ("days_added" in one.sql) is spans
+            one for one in contract.formulas if one.of_all is of_all and ("days_added" in one.sql.lower()) is spans
         )
         if formulas or not of_all:
             source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=spans)

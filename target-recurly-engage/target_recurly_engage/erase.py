@@ -120,7 +120,7 @@ class Erasure:
                 "INSERT INTO erased (digest, status, requested_at, receipt) VALUES (?, ?, now(), ?)",
                 [digest, CLEARING, json.dumps({"digest": digest} | receipt)],
             )
-            _forget(ledger, self._contract, self._user_id, but="delivered")
+            _forget(ledger, self._contract, self._user_id, but=("delivered", "overtaken"))
             for table in _crumbs(ledger):
                 ledger.connection.execute(f"DROP TABLE {name(table)}")
 
@@ -150,7 +150,9 @@ class Erasure:
         finally:
             execute("DROP TABLE IF EXISTS plan")
         if done is not None and done.acknowledged:
-            self._note(answer="taken", channel="ingest", cleared_at=_now())
+            late = self._ledger.count("SELECT count(*) FROM overtaken WHERE user_id = ?", self._user_id)
+            answer = "taken; once more after a file with his last traits that counts as unread" if late else "taken"
+            self._note(answer=answer, channel="ingest", cleared_at=_now())
         elif done is not None and done.rejected:
             ((status,),) = execute("SELECT max(status) FROM rejects WHERE user_id = ?", [self._user_id]).fetchall()
             self._note(answer=f"Engage rejected it with {status}; runs try again", channel="ingest")
@@ -232,7 +234,7 @@ def close_erasures(ledger: Ledger, runs: Path) -> list[dict[str, Any]]:
     for receipt in receipts:
         if receipt["status"] == FORGOTTEN:
             receipt |= {"status": DONE, "file_rewritten_at": _now()}
-            statement = "UPDATE fresh.erased SET status = ?, receipt = ? WHERE digest = ?"
+            statement = 'UPDATE "fresh copy".erased SET status = ?, receipt = ? WHERE digest = ?'
             changes.append((statement, [DONE, json.dumps(receipt), receipt["digest"]]))
     if changes:
         ledger.close_afresh(*changes)
@@ -288,8 +290,13 @@ def _places(ledger: Ledger, contract: Contract) -> Iterator[tuple[str, str]]:
             yield table, f"{keys[table]} = ?"
         elif _USER in columns:
             yield table, f"{_USER} = ?"
-        elif table.startswith('"users_'):  # of a stream that has left the settings: nobody knows which names the reader
-            yield table, f"list_contains([{', '.join(map(name, columns))}], ?)"
+        elif table.startswith('"users_'):  # of a stream that has left the settings: what is unique may name the reader
+            unique = [one for one in map(name, columns) if _is_unique(ledger, table, one)]
+            yield table, f"list_contains([{', '.join(unique)}]::VARCHAR[], ?)"
+
+
+def _is_unique(ledger: Ledger, table: str, column: str) -> bool:
+    return not ledger.count(f"SELECT count(*) - count(DISTINCT {column}) FROM {table}")
 
 
 def _mentions(ledger: Ledger) -> Iterator[tuple[str, str]]:
@@ -305,9 +312,9 @@ def _crumbs(ledger: Ledger) -> list[str]:
     return [one for one in ledger.tables() if one in {"incoming", "plan"} or one.startswith("incoming_")]
 
 
-def _forget(ledger: Ledger, contract: Contract, user_id: str, *, but: str = "") -> None:
+def _forget(ledger: Ledger, contract: Contract, user_id: str, *, but: tuple[str, ...] = ()) -> None:
     for table, ours in _places(ledger, contract):
-        if table != name(but):
+        if table not in map(name, but):
             ledger.connection.execute(f"DELETE FROM {table} WHERE {ours}", [user_id])
     for table, column in _mentions(ledger):
         ledger.connection.execute(f"UPDATE {table} SET {column} = NULL WHERE {column} = ?", [user_id])

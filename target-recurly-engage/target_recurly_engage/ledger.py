@@ -183,8 +183,18 @@ _MOMENTS_AHEAD = (
         first_at = least(first_at, $now)
     WHERE last_at > $now
     """,
+    *(f"UPDATE {table} SET first_at = $now WHERE first_at > $now" for table in ("traits", "invalid", "assignments")),
 )
 """What brings moments after ``$now`` back to it."""
+
+_FILES_AHEAD = """
+    INSERT INTO overtaken
+    SELECT user_id, unnest([acknowledged_at + $longest, $now + $longest])
+    FROM delivered JOIN deliveries USING (delivery_id) WHERE channel = 's3' AND acknowledged_at > $now
+    UNION SELECT user_id, $now + $longest FROM overtaken WHERE after > $now + $longest
+"""
+"""What has readers told again when a file counts as read by the clock as it was, and by the clock as it is: nobody can
+tell which of them is right."""
 
 LOOKERS_SECONDS = 2.0
 """How long to wait for a process that has the file open; one that looks up a reader is done in a moment."""
@@ -343,9 +353,10 @@ class Ledger:
         if latest is None or latest <= now:
             return timedelta(0)
         with self.transaction():
+            if longest:
+                self.connection.execute(_FILES_AHEAD, {"now": now, "longest": longest})
             for sql in _MOMENTS_AHEAD:
                 self.connection.execute(sql, {"now": now})
-            self.connection.execute("UPDATE overtaken SET after = least(after, ?)", [now + longest])
         ahead: timedelta = latest - now
         return ahead
 
@@ -391,24 +402,25 @@ class Ledger:
         at once or not at all.
 
         Args:
-            changes: statements, with parameters, that are executed in the copy only; it is called ``fresh`` there.
+            changes: statements, with parameters, that are executed in the copy only, which is called
+                ``"fresh copy"`` there.
 
         Raises:
             StorageFailed: there is no room for a copy; the file is as it was.
         """
         path = self.path.resolve()
-        fresh = path.with_name(f"{path.name}.fresh")
+        fresh, fresh_name = path.with_name(f"{path.name}.fresh"), name("fresh copy")  # no file's name looks like that
         execute = self.connection.execute
         with storage_errors(f"writing {fresh}"):
             for left in (fresh, fresh.with_name(f"{fresh.name}.wal")):
                 left.unlink(missing_ok=True)
             execute("CHECKPOINT")
             ((current,),) = execute("SELECT current_database()").fetchall()
-            execute(f"ATTACH {text(str(fresh))} AS fresh")
-            execute(f"COPY FROM DATABASE {name(current)} TO fresh")
+            execute(f"ATTACH {text(str(fresh))} AS {fresh_name}")
+            execute(f"COPY FROM DATABASE {name(current)} TO {fresh_name}")
             for statement, parameters in changes:
                 execute(statement, parameters)
-            execute("DETACH fresh")
+            execute(f"DETACH {fresh_name}")
             shutil.copymode(path, fresh)
             with fresh.open("rb") as file:
                 os.fsync(file.fileno())

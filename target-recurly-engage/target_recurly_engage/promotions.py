@@ -56,12 +56,13 @@ APPLIES: Final = """
     SELECT promotion_id, terms.term_id, coalesce(term_name, terms.term_id) AS term_name,
         coalesce(payment_new_customers_only, false) AS new_only
     FROM promotions CROSS JOIN terms
-    WHERE term_ids IS NULL AND coalesce(term_dependency_type, 'all') = 'all' AND payment_allow_promo_codes
+    WHERE coalesce(json_type(term_ids), '') <> 'ARRAY' AND coalesce(term_dependency_type, 'all') = 'all'
+        AND payment_allow_promo_codes
     UNION ALL
     SELECT promotion_id, term_id, coalesce(term_name, term_id), coalesce(payment_new_customers_only, false)
     FROM (
         SELECT promotion_id, unnest(from_json(term_ids, '["VARCHAR"]')) AS term_id
-        FROM promotions WHERE term_ids IS NOT NULL
+        FROM promotions WHERE json_type(term_ids) = 'ARRAY'
     ) LEFT JOIN terms USING (term_id) WHERE payment_allow_promo_codes IS NOT FALSE
 """
 """One row a promotion and term it is for, as far as the ledger knows; a term that takes no promo code is none."""
@@ -104,7 +105,7 @@ def promotions_of(ledger: Ledger, now: str) -> dict[str, Promotion]:
         SELECT promotion_id, coalesce(any_value(promotion_name), promotion_id), any_value(why_not),
             coalesce(any_value(new_customers_only), false), coalesce(any_value(can_be_applied_on_renewal), false),
             list(term_id ORDER BY term_id) FILTER (term_id IS NOT NULL),
-            list(term_id ORDER BY term_id) FILTER (new_only), bool_or(term_ids IS NOT NULL),
+            list(term_id ORDER BY term_id) FILTER (new_only), coalesce(bool_or(json_type(term_ids) = 'ARRAY'), false),
             coalesce(any_value(term_dependency_type), 'all') = 'all'
         FROM ({promotions_sql(now)}) LEFT JOIN ({APPLIES}) USING (promotion_id)
         GROUP BY promotion_id ORDER BY promotion_id

@@ -178,10 +178,11 @@ class Run:
                 if self._dry:
                     self._show()
                     return
+                self.summary.assigned = note_assignments(self._ledger, self._contract, self._now)  # of a run before
             self._handover.done()
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
-            self.summary.assigned = note_assignments(self._ledger, self._contract, self._now)
+            self.summary.assigned += note_assignments(self._ledger, self._contract, self._now)
             forget_cleared(self._ledger, self._contract, self._config)
         if isinstance(delivered, Requests):
             self._tell(delivered)

@@ -5,13 +5,13 @@ Neither summaries nor reports hold readers, but a message or a reason of Engage 
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from piano_engage_common.duck import text
 from piano_engage_common.stops import storage_errors
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
 
 INSTEAD: Final = "[erased]"
+_NOBODY: Final = frozenset({"run_id", "status", "started_at", "finished_at", "as_of", "plan", "sha256"})
+"""Members of a summary that are words or moments of our own."""
+_TEXTS: Final = frozenset({"reasons", "unknown_status_words", "invalid"})
+_PARTS: Final = re.compile(r"(<style.*?</style>|<[^>]*>)|[^<]+", re.DOTALL)
 
 
 def scrub(ledger: Ledger, config: Mapping[str, Any], words: Sequence[str]) -> None:
@@ -39,18 +43,20 @@ def scrub(ledger: Ledger, config: Mapping[str, Any], words: Sequence[str]) -> No
                 continue
             page = path.with_suffix(".html")
             if page.exists():  # the summary last, for it says that there is something to do
-                _replace(page, _pattern(map(html.escape, words)).sub(INSTEAD, page.read_text(encoding="utf-8")))
+                _replace(page, _without_on_page(page.read_text(encoding="utf-8"), _pattern(map(html.escape, words))))
             written = scrubbed if isinstance(told, str) else json.dumps(scrubbed, indent=2, ensure_ascii=False) + "\n"
             _replace(path, written)
 
 
-def naming_files(ledger: Ledger, config: Mapping[str, Any], user_id: str) -> list[Path]:
+def naming_files(config: Mapping[str, Any], user_id: str) -> list[Path]:
     """List the CSVs in the output folder that name a reader; they are somebody else's to remove."""
     found = []
     for path in sorted(Path(config["output_path"]).glob("*.csv")):
-        source = f"read_csv({text(str(path))}, header = true, all_varchar = true, ignore_errors = true)"
-        if ledger.count(f"SELECT count(*) FROM {source} WHERE user_id = ?", user_id):
-            found.append(path)
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = csv.reader(file)
+            if "user_id" in (header := next(rows, [])):
+                place = header.index("user_id")
+                found += [path] if any(row[place : place + 1] == [user_id] for row in rows) else []
     return found
 
 
@@ -74,8 +80,23 @@ def _without(told: Any, pattern: re.Pattern[str]) -> Any:  # noqa: ANN401 - JSON
     if isinstance(told, list):
         return [_without(one, pattern) for one in told]
     if isinstance(told, dict):
-        return {_without(key, pattern): _without(value, pattern) for key, value in told.items()}
+        return {
+            key: value if key in _NOBODY else _texts(value, pattern) if key in _TEXTS else _without(value, pattern)
+            for key, value in told.items()
+        }
     return told
+
+
+def _texts(told: Any, pattern: re.Pattern[str]) -> Any:  # noqa: ANN401 - JSON
+    """As :func:`_without`, of a member whose keys are texts that somebody else wrote."""
+    if isinstance(told, dict):
+        return {pattern.sub(INSTEAD, key): _without(value, pattern) for key, value in told.items()}
+    return _without(told, pattern)
+
+
+def _without_on_page(page: str, pattern: re.Pattern[str]) -> str:
+    """Take words out of what a page shows; its style and its tags stay as they are."""
+    return _PARTS.sub(lambda part: part[0] if part[1] else pattern.sub(INSTEAD, part[0]), page)
 
 
 def _replace(path: Path, content: str) -> None:

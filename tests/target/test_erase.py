@@ -356,7 +356,7 @@ def test_an_erasure_that_leaves_a_trace_is_seen(
 
         def in_place(self: Ledger, *changes: tuple[str, list[object]]) -> None:
             for statement, parameters in changes:
-                self.connection.execute(statement.replace("fresh.", ""), parameters)
+                self.connection.execute(statement.replace('"fresh copy".', ""), parameters)
             self.close()
 
         monkeypatch.setattr(Ledger, "close_afresh", in_place)

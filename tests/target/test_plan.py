@@ -149,19 +149,37 @@ def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
         assert again.size == 0
 
 
+def test_slices_are_alike_also_of_rows_that_came_in_the_same_transaction(tmp_path: Path) -> None:
+    """DuckDB gives rows of an open transaction row numbers far above all others."""
+    slices, sizes = plan._slices, []
+
+    def counted(ledger: Ledger, sources: tuple[Source, ...]) -> Sequence[str]:
+        parts = slices(ledger, sources)
+        sizes.append([ledger.count(f"SELECT count(*) FROM suspects WHERE {part}") for part in parts])
+        return parts
+
+    history = History(tmp_path, "all,computed")
+    with patch.object(plan, "AT_ONCE", 50), patch.object(plan, "_slices", counted):
+        history.step({f"RC{n:04}": {"user_id": f"u{n}"} for n in range(400)}, complete=True)
+        history.config["clear_string"] = "nothing"  # all are told anew
+        history.step({f"RC{n}": {"user_id": f"u{n}"} for n in range(9000, 9010)}, complete=False)
+    assert [sum(of) for of in sizes] == [400, 410]
+    assert all(max(of) < 100 for of in sizes), sizes
+
+
 @pytest.mark.parametrize("lose", [slice(1, None), slice(-1)])
 def test_a_slice_that_is_lost_is_found_out(tmp_path: Path, lose: slice) -> None:
     """The broken double: the plan is made of all slices but one."""
     slices = plan._slices
-    rows = {f"RC{n}": {"user_id": f"u{n}"} for n in range(6)}
+    rows = {f"RC{n:02}": {"user_id": f"u{n}"} for n in range(40)}
 
     def fewer(ledger: Ledger, sources: tuple[Source, ...]) -> Sequence[str]:
         return slices(ledger, sources)[lose]
 
-    with patch.object(plan, "AT_ONCE", 2), patch.object(plan, "_slices", fewer):
+    with patch.object(plan, "AT_ONCE", 10), patch.object(plan, "_slices", fewer):
         history = History(tmp_path, "all,computed")
         history.step(rows, complete=True)
-    assert 0 < len(history.engage) < 6
+    assert 0 < len(history.engage) < 40
     with pytest.raises(AssertionError):
         assert history.engage == history.desired()
 

@@ -144,13 +144,14 @@ def test_a_disk_that_is_full_while_answers_are_noted_ends_the_run_and_the_next_m
     engage: Engage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("COVERAGE")]:
-        monkeypatch.delenv(name)  # it writes too
+        monkeypatch.delenv(name)  # it writes too, and so would a process that forks
     with serving(rows=1, s3_port=0) as server:
         settings = places(server) | {"delivery": "ingest", "requests_per_second": 0}
         messages = engage.snapshot(engage.subscriptions(400, term_name="T" * 200))
-        run = engage.run(messages, script=FULL, **settings)
-        assert (run.code, run.states) == (STORAGE_FAILED, []), run.log
-        assert "Traceback" not in run.log
+        given = engage.lines(messages)
+        run = subprocess.run(engage.command(FULL, **settings), input=given, capture_output=True, check=False)
+        assert (run.returncode, run.stdout) == (STORAGE_FAILED, b""), run.stderr
+        assert b"Traceback" not in run.stderr
         first = sum(one["path"] == "/ingest/property" for one in server.control("GET", "requests"))
         assert 0 < first <= 50 + 4 * 16, "nothing more is sent once answers cannot be noted"
         again = engage.run(messages, **settings)

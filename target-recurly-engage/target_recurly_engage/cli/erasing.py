@@ -45,12 +45,13 @@ def _erase(ledger: Ledger, config: Mapping[str, Any], user: str) -> tuple[dict[s
     contract, progress = contract_of(config).with_kinds(ledger.kinds()), Progress(LOGGER)
     delivery_of(config, ledger, contract, logger=LOGGER, progress=progress).settle()
     receipt = Erasure(ledger, contract, config, user, logger=LOGGER, progress=progress).run()
-    files, runs = naming_files(ledger, config, user), Path(config["runs_path"])
+    runs = Path(config["runs_path"])
     if receipt["status"] == DONE:
         write_receipt(runs, receipt)
-        return receipt, files
-    receipts = close_erasures(ledger, runs)
-    return next(one for one in receipts if one["digest"] == receipt["digest"]), files
+    else:
+        digest = receipt["digest"]
+        receipt = next(one for one in close_erasures(ledger, runs) if one["digest"] == digest)
+    return receipt, naming_files(config, user)
 
 
 def _words(receipt: dict[str, Any], files: list[Path], runs: Path) -> Iterator[str]:

@@ -27,6 +27,7 @@ from piano_engage_sandbox.piano.events import events_of
 from piano_engage_sandbox.piano.webhooks import Webhooks
 from piano_engage_sandbox.testing import serving
 from pianosdk.utils import _decrypt, _encrypt
+from tap_piano.client import NotFound
 
 from tests.actions.conftest import Piano, settings_for
 from tests.actions.nights import Nights
@@ -178,6 +179,8 @@ def test_while_piano_or_engage_is_down_events_do_not_hurry(store: Store) -> None
 def test_nobodys_address_is_kept(store: Store, tmp_path: Path) -> None:
     inbox = Inbox(store, tells=True)
     inbox.keep([event(user_email="lea@example.com"), (Poison("wrong_hmac"), wrapped(user_email="lea@example.com"))])
+    inbox.keep([(Poison("not_decrypted"), '{"user_email":"lea@example.com"}')])
+    assert [one["kept"] for one in inbox.quarantined(limit=10)] == [False, True]
     store.close()
     assert b"example.com" not in b"".join(path.read_bytes() for path in tmp_path.glob("inbox.db*"))
 
@@ -343,12 +346,12 @@ def test_poison_is_answered_with_200_and_shown_and_taken_once_the_key_is_right(
         assert 'webhooks_total{became="quarantine"} 7' in service.get("metrics", **service.headers).text
     rows = found(tmp_path, wrong, "quarantine")
     assert sorted((one["reason"], one["times"], one["kept"]) for one in rows) == [
-        ("not_decrypted", 1, True), ("other_application", 1, True), ("too_long", 1, False), ("too_long", 1, False),
+        ("not_decrypted", 1, False), ("other_application", 1, True), ("too_long", 1, False), ("too_long", 1, False),
         ("wrong_hmac", 1, True), ("wrong_hmac", 2, True),
     ]  # fmt: skip
     assert found(tmp_path, wrong, "list") == []
     counts = found(tmp_path, settings, "replay", "--quarantine")
-    assert (counts["taken"], counts["still_poison"], counts["told"]) == (1, 3, 1)
+    assert (counts["taken"], counts["still_poison"], counts["told"]) == (1, 2, 1)
     (row,) = found(tmp_path, settings, "list")
     assert (row["subscription_id"], row["state"]) == (entry.id, "told")
     assert len(found(tmp_path, settings, "quarantine")) == 5
@@ -524,15 +527,19 @@ def test_without_engages_key_events_are_left_to_the_night_and_events_are_replaye
 
 
 def test_a_reader_whom_piano_does_not_know_is_crossed_out(
-    world: Piano, settings: dict[str, Any], tmp_path: Path
+    world: Piano, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def nobody(*_: object) -> None:
+        msg = "no such user"
+        raise NotFound(msg, 2004)
+
+    monkeypatch.setattr(pushes, "of_reader", nobody)
     store = Store(settings["store_url"])
-    Inbox(store, tells=True).keep([Reader(world.app.private_key, world.app.aid).read(
-        _encrypt(world.app.private_key, json.dumps({**ANY, "aid": world.app.aid, "uid": "nobody"}))
-    )])  # fmt: skip
+    data = _encrypt(world.app.private_key, json.dumps({**ANY, "aid": world.app.aid, "uid": "nobody"}))
+    Inbox(store, tells=True).keep([Reader(world.app.private_key, world.app.aid).read(data)])
     with store.engine.begin() as connection:
         connection.execute(PUSHES.update().values(next_at=0.0))
     store.close()
-    counts = found(tmp_path, settings, "replay", "--days", "1")
-    assert counts["unknown"] + counts["nothing"] == 1
+    assert found(tmp_path, settings, "replay", "--days", "1")["unknown"] == 1
+    assert [one["state"] for one in found(tmp_path, settings, "list")] == ["unknown"]
     assert json.loads(_pending(tmp_path, settings).stdout) == []

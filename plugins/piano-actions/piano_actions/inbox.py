@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from piano_actions.tables import EVENTS, IGNORED, LEFT, QUARANTINE, WAITING
-from piano_actions.webhooks import Event, Poison
+from piano_actions.webhooks import Event, Poison, looks_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -102,7 +102,7 @@ class Inbox:
         _put(connection, EVENTS, row, now, state=row["state"])
 
     def _quarantine(self, connection: sa.Connection, reason: str, data: str) -> None:
-        kept = data if reason != "too_long" and data.isascii() else None
+        kept = data if looks_wrapped(data) else None
         row = {"id": self._store.hash_of(data), "reason": reason, "size": len(data), "data": kept}
         _put(connection, QUARANTINE, row, time.time(), reason=reason)
 

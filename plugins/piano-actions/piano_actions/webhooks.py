@@ -29,6 +29,7 @@ SEPARATOR: Final = "~~~"
 LONGEST_DATA: Final = 65_536
 """Letters; events of Piano have one or two thousand."""
 _ENCODED: Final = re.compile(r"[A-Za-z0-9_-]+")
+_WRAPPED: Final = re.compile(r"[A-Za-z0-9_=~-]+")
 _WORD: Final = re.compile(r"[^\x00-\x20\x7f]{1,64}")
 _UID: Final = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -198,6 +199,11 @@ def unwrap(data: str, key: str, *, hmac_needed: bool = False) -> str:
         return plain[: -plain[-1] if 1 <= plain[-1] <= BLOCK else None].decode()
     except (ValueError, IndexError):
         raise Poison("not_decrypted") from None
+
+
+def looks_wrapped(data: str) -> bool:
+    """Whether something may be an event as Piano sends it, and so is no plain text."""
+    return len(data) <= LONGEST_DATA and _WRAPPED.fullmatch(data) is not None
 
 
 def wrap(text: str, key: str, *, with_hmac: bool = True) -> str:

@@ -44,6 +44,8 @@ HOOK = "webhooks/piano"
 ANY = {"version": 2, "type": "subscription_updated", "event": "subscription_resumed", "aid": "A1", "uid": "u1"}
 READER = Reader(KEY, "A1")
 UNTIL = 30.0
+FREE = 16
+"""Readers that the tests take, each one or some of his own."""
 
 
 def wrapped(key: str = KEY, **changes: Any) -> str:  # noqa: ANN401 - JSON
@@ -209,7 +211,7 @@ def test_what_is_old_is_forgotten_but_not_what_waits(store: Store, monkeypatch: 
 def world() -> Iterator[Piano]:
     """One sandbox for all tests below, each of which takes another reader."""
     quick = {"engage.csv_delay": 0, "webhooks.first_pause": 0.05, "webhooks.longest_pause": 0.1}
-    with serving(rows=600, switches=quick) as server:
+    with serving(rows=450, switches=quick) as server:
         yield Piano(server)
 
 
@@ -226,7 +228,7 @@ def free(world: Piano) -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def nights(world: Piano, free: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    assert free
+    assert len(free) >= FREE
     one = Nights(world, tmp_path_factory.mktemp("nights"))
     one.run()
     return one
@@ -402,7 +404,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shuffled_and_doubled_events_end_in_pianos_state(
     world: Piano, nights: Nights, free: list[Entry], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    storm(world, nights, [free.pop() for _ in range(6)], settings, tmp_path)
+    storm(world, nights, [free.pop() for _ in range(4)], settings, tmp_path)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -427,7 +429,7 @@ def test_a_double_that_believes_the_last_event_is_found_out(
     monkeypatch.setattr(Reader, "read", listen)
     monkeypatch.setattr(pushes, "read", believe)
     with pytest.raises(AssertionError):
-        storm(world, nights, [free.pop() for _ in range(6)], settings, tmp_path)
+        storm(world, nights, [free.pop() for _ in range(4)], settings, tmp_path)
 
 
 def restarted(

@@ -67,7 +67,7 @@ EVENTS: Final = sa.Table(
     sa.Column("reader", sa.String(64), index=True),
     sa.Column("user_id", sa.Text),
     sa.Column("subscription_id", sa.String(64)),
-    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("word", sa.String(32)),
     sa.Column("received_at", sa.Float, nullable=False, index=True),
     sa.Column("last_at", sa.Float, nullable=False),

@@ -31,6 +31,8 @@ SWEEP_EVERY: Final = 300
 """And every so manieth forgets what is old."""
 TOLD_TOGETHER: Final = 100
 """Readers of one look; the others follow with the next, which is not later."""
+BACKGROUND: Final = 3
+"""Readers at the same time of whom Engage is told later than at a click, which do not hold up those of a click."""
 
 
 class TooMany(Exception):  # noqa: N818 - what happened
@@ -88,6 +90,7 @@ class Counter:
         self._logger = logger
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="action")
         self._telling = ThreadPoolExecutor(2, thread_name_prefix="telling")
+        self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
         self._flights: dict[str, _Flight] = {}
         if pusher:
             desk.tell = lambda user_id: self._telling.submit(pusher.push, user_id)
@@ -139,20 +142,22 @@ class Counter:
             more = False
             try:
                 if looks % RECOVER_EVERY == 0:
-                    await loop.run_in_executor(self._telling, self.desk.recover)
+                    await loop.run_in_executor(self._background, self.desk.recover)
                 if self._sweep and looks % SWEEP_EVERY == 0:
-                    await loop.run_in_executor(self._telling, self._sweep)
+                    await loop.run_in_executor(self._background, self._sweep)
                 if self.pusher:
-                    found = await loop.run_in_executor(self._telling, self._tell_some, self.pusher)
-                    more = sum(found.values()) == TOLD_TOGETHER
+                    more = await self._tell_some(self.pusher) == TOLD_TOGETHER
             except Exception:  # the next look may well succeed
                 self._logger.exception("looking after what was left behind failed")
             looks += 1
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
-    @staticmethod
-    def _tell_some(pusher: Pusher) -> dict[str, int]:
-        return pusher.send_due(limit=TOLD_TOGETHER)
+    async def _tell_some(self, pusher: Pusher) -> int:
+        """Tell Engage of readers whose time has come, some at the same time, and say of how many."""
+        loop = asyncio.get_running_loop()
+        due = await loop.run_in_executor(self._background, lambda: pusher.store.due(limit=TOLD_TOGETHER))
+        await asyncio.gather(*(loop.run_in_executor(self._background, pusher.push, user_id) for user_id in due))
+        return len(due)
 
     async def close(self) -> None:
         """Let what is under way come to an end."""
@@ -160,3 +165,4 @@ class Counter:
         await asyncio.gather(*flights, return_exceptions=True)
         self._threads.shutdown(wait=True)
         self._telling.shutdown(wait=True)
+        self._background.shutdown(wait=True)

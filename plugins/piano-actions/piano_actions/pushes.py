@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 from piano_engage_common.stops import RunStopped
-from tap_piano.client import PianoRefused
+from tap_piano.client import NotFound, PianoRefused
 from target_recurly_engage.handover import SUFFIX, Message, moment_of
 
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
@@ -46,6 +46,8 @@ class Told(StrEnum):
     """Piano, Engage or the ledger was not to be had; it is kept, and tried again."""
     REJECTED = "rejected"
     """Engage does not take the reader; the nightly run keeps him among its rejects."""
+    UNKNOWN = "unknown"
+    """Piano does not know the reader (any more); the nightly run ends what there was of him."""
 
 
 class Pusher:
@@ -91,6 +93,8 @@ class Pusher:
             return Told.NOTHING
         try:
             told = self._tell(user_id)
+        except NotFound:
+            told = Told.UNKNOWN
         except LedgerBusy:
             self.store.postponed(user_id, "the ledger is in use by a run")
             return Told.LATER
@@ -98,7 +102,7 @@ class Pusher:
             self.store.postponed(user_id, type(e).__name__)
             self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(e).splitlines()[0])
             return Told.LATER
-        self.store.pushed(user_id, wish)
+        self.store.pushed(user_id, wish, str(told))
         return told
 
     def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:

@@ -94,6 +94,22 @@ class Settings(BaseSettings):
             "full stop and body."
         ),
     )
+    private_key: SecretStr | None = Field(
+        None,
+        title="Private key",
+        description="Piano's private key of the application, for webhooks; without it none are taken.",
+    )
+    webhook_hmac: bool = Field(
+        False,  # noqa: FBT003 - a default
+        title="Webhook HMAC",
+        description="Take only webhooks that bring Piano's HMAC. One that is brought must fit in any case.",
+    )
+    webhook_days: float = Field(
+        7,
+        gt=0,
+        title="Webhook days",
+        description="Days for which notes about webhooks are kept.",
+    )
     host: str = Field("127.0.0.1", title="Host", description="Address at which the service listens.")
     port: int = Field(8787, ge=0, le=65535, title="Port", description="Its port; 0 takes a free one.")
     workers: int = Field(16, ge=1, title="Workers", description="Actions that the service does at the same time.")

@@ -24,6 +24,19 @@ from piano_engage_common.stops import ConfigRefused, StorageFailed
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from piano_actions.outcome import Outcome, Status
+from piano_actions.tables import (
+    ACTIONS,
+    BEGUN,
+    CODES,
+    EVENTS,
+    FAILED,
+    FINISHED,
+    META,
+    METADATA,
+    PUSHES,
+    UNSURE,
+    WAITING,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,55 +50,6 @@ LEASE_SECONDS: Final = 120.0
 BUSY_SECONDS: Final = 10
 """How long one waits for another process to let the file go."""
 
-METADATA: Final = sa.MetaData()
-_META: Final = sa.Table(
-    "meta", METADATA, sa.Column("name", sa.String(32), primary_key=True), sa.Column("value", sa.Text, nullable=False)
-)
-BEGUN, UNSURE, FINISHED, FAILED = "begun", "unsure", "finished", "failed"
-ACTIONS: Final = sa.Table(
-    "actions",
-    METADATA,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("key", sa.String(200), unique=True),
-    sa.Column("body", sa.String(64), nullable=False),
-    sa.Column("action", sa.String(32), nullable=False),
-    sa.Column("reader", sa.String(64), nullable=False),
-    sa.Column("params", sa.Text),
-    sa.Column("chosen", sa.Text),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("outcome", sa.Text),
-    sa.Column("owner", sa.String(120), nullable=False),
-    sa.Column("lease_until", sa.Float, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False, index=True),
-    sa.Column("finished_at", sa.Float),
-)
-sa.Index(
-    "one_at_a_time",
-    ACTIONS.c.reader,
-    unique=True,
-    sqlite_where=ACTIONS.c.state == BEGUN,
-    postgresql_where=ACTIONS.c.state == BEGUN,
-)
-CODES: Final = sa.Table(
-    "codes",
-    METADATA,
-    sa.Column("promotion_id", sa.String(64), primary_key=True),
-    sa.Column("reader", sa.String(64), primary_key=True),
-    sa.Column("code", sa.String(200), nullable=False),
-    sa.Column("reserved_at", sa.Float, nullable=False),
-    sa.UniqueConstraint("promotion_id", "code"),
-)
-PUSHES: Final = sa.Table(
-    "pushes",
-    METADATA,
-    sa.Column("reader", sa.String(64), primary_key=True),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("wish", sa.Integer, nullable=False),
-    sa.Column("asked_at", sa.Float, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("next_at", sa.Float, nullable=False),
-    sa.Column("problem", sa.Text),
-)
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 600.0
 VERSION: Final = "1"
@@ -183,11 +147,16 @@ class Store:
         """Give a value that all processes share; the first one sets it."""
         try:
             with self._engine.begin() as connection:
-                connection.execute(_META.insert().values(name=name, value=value))
+                connection.execute(META.insert().values(name=name, value=value))
         except IntegrityError:
             pass
         with self._engine.begin() as connection:
-            return str(connection.execute(sa.select(_META.c.value).where(_META.c.name == name)).scalar_one())
+            return str(connection.execute(sa.select(META.c.value).where(META.c.name == name)).scalar_one())
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The database, for :class:`piano_actions.inbox.Inbox`."""
+        return self._engine
 
     def hash_of(self, user_id: str) -> str:
         """Name a reader without naming him."""
@@ -200,7 +169,7 @@ class Store:
             SQLAlchemyError: it does not answer.
         """
         with self._engine.begin() as connection:
-            return bool(connection.execute(sa.select(_META.c.value).where(_META.c.name == "version")).scalar_one())
+            return bool(connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar_one())
 
     def close(self) -> None:
         """Close all connections."""
@@ -345,16 +314,30 @@ class Store:
         with self._engine.begin() as connection:
             self._want(connection, user_id)
 
-    def _want(self, connection: sa.Connection, user_id: str) -> None:
+    def want_soon(self, connection: sa.Connection, user_id: str, at: float) -> None:
+        """Note the same of a reader of whom Piano said something; what is tried again at distances stays so.
+
+        Args:
+            connection: whose transaction it belongs to.
+            user_id: the reader.
+            at: when to tell, in epoch seconds.
+        """
+        one = PUSHES.c
+        sooner = sa.case((sa.and_(one.attempts == 0, one.next_at > at), at), else_=one.next_at)
+        self._want(connection, user_id, at, {"wish": one.wish + 1, "next_at": sooner})
+
+    def _want(
+        self, connection: sa.Connection, user_id: str, at: float | None = None, again: dict[str, Any] | None = None
+    ) -> None:
         now, one = time.time(), PUSHES.c
-        again = {"wish": one.wish + 1, "attempts": 0, "next_at": now}
+        again = again or {"wish": one.wish + 1, "attempts": 0, "next_at": now}
         row = {
             "reader": self.hash_of(user_id),
             "user_id": user_id,
             "wish": 1,
             "asked_at": now,
             "attempts": 0,
-            "next_at": now,
+            "next_at": now if at is None else at,
         }
         if connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again)).rowcount:
             return
@@ -379,11 +362,14 @@ class Store:
         with self._engine.begin() as connection:
             return [str(user_id) for user_id in connection.execute(query).scalars()]
 
-    def pushed(self, user_id: str, wish: int) -> None:
-        """Note that Engage was told, unless there is a newer wish."""
-        mine = sa.and_(PUSHES.c.reader == self.hash_of(user_id), PUSHES.c.wish == wish)
+    def pushed(self, user_id: str, wish: int, how: str) -> None:
+        """Note that Engage was told, and with it how the reader's webhooks ended, unless there is a newer wish."""
+        reader, event = self.hash_of(user_id), EVENTS.c
+        mine = sa.and_(PUSHES.c.reader == reader, PUSHES.c.wish == wish)
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(PUSHES).where(mine))
+            if connection.execute(sa.delete(PUSHES).where(mine)).rowcount:
+                his = sa.update(EVENTS).where(event.reader == reader, event.state == WAITING)
+                connection.execute(his.values(state=how, worked_at=time.time()))
 
     def postponed(self, user_id: str, problem: str) -> None:
         """Note why Engage could not be told, and when to try again: at growing distances."""

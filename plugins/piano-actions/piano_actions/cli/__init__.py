@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from piano_actions.cli import notes, promos, serving, subscriptions, telling
+from piano_actions.cli import notes, promos, serving, subscriptions, telling, webhooks
 from piano_actions.cli.asking import Context
 
 
@@ -22,5 +22,8 @@ def main(context: click.Context, config: Path | None) -> None:
     context.obj = Context(config)
 
 
-for command in (*subscriptions.COMMANDS, *promos.COMMANDS, *telling.COMMANDS, *serving.COMMANDS, *notes.COMMANDS):
+for command in (
+    *subscriptions.COMMANDS, *promos.COMMANDS, *telling.COMMANDS, *serving.COMMANDS, *webhooks.COMMANDS,
+    *notes.COMMANDS,
+):  # fmt: skip
     main.add_command(command)

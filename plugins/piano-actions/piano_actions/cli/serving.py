@@ -11,12 +11,15 @@ from piano_engage_common.stops import ConfigRefused, exits
 
 from piano_actions.cli.asking import LOGGER
 from piano_actions.desk import Desk
+from piano_actions.inbox import Inbox
 from piano_actions.service.app import make_app
 from piano_actions.service.counter import Counter
 from piano_actions.service.gate import Gate, Limits
+from piano_actions.service.hooks import Hooks
 from piano_actions.service.metrics import Metrics
 from piano_actions.settings import client_of
 from piano_actions.store import Store
+from piano_actions.webhooks import LONGEST_DATA, reader_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 STOP_SECONDS: Final = 60
 """How long actions that are under way may take when the service is stopped."""
+LONGEST_HEAD: Final = 4 * LONGEST_DATA
+"""Bytes of a request's head: an event stands in it, and one that is too long shall be taken, for quarantine."""
 SHORTEST_SECRET: Final = 16
 PATIENCE: Final = 30.0
 
@@ -42,6 +47,7 @@ def app_of(context: Context) -> FastAPI:
     if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
         msg = f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
         raise ConfigRefused(msg)
+    reader = reader_of(settings)
     store = Store(settings.store_url)
     piano = client_of(settings, LOGGER, at_once=settings.workers)
     pusher = context.pusher(piano, store) if context.tells else None
@@ -55,6 +61,7 @@ def app_of(context: Context) -> FastAPI:
         logger=LOGGER,
     )
     metrics = Metrics()
+    inbox = Inbox(store, tells=pusher is not None, days=settings.webhook_days)
     counter = Counter(
         desk,
         pusher,
@@ -62,6 +69,7 @@ def app_of(context: Context) -> FastAPI:
         metrics=metrics,
         workers=settings.workers,
         patience=PATIENCE,
+        sweep=inbox.sweep,
         logger=LOGGER,
     )
 
@@ -71,7 +79,8 @@ def app_of(context: Context) -> FastAPI:
         store.close()
 
     gate = Gate(secrets, settings.hmac_secret.get_secret_value() if settings.hmac_secret else None)
-    return make_app(counter, gate, metrics, close=close)
+    hooks = Hooks(reader, inbox, metrics) if reader else None
+    return make_app(counter, gate, metrics, hooks=hooks, close=close)
 
 
 def server_of(context: Context) -> uvicorn.Server:
@@ -83,6 +92,8 @@ def server_of(context: Context) -> uvicorn.Server:
         access_log=False,  # paths and addresses say nothing that the audit does not
         log_level=logging.WARNING,
         server_header=False,
+        http="h11",
+        h11_max_incomplete_event_size=LONGEST_HEAD,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     return uvicorn.Server(config)

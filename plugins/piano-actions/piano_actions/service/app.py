@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from piano_actions.service.asked import FORM, JSON, KEY, LONGEST_BODY, MODELS, OtherType, Unreadable, request_of
 from piano_actions.service.counter import TooMany
+from piano_actions.service.hooks import add_hooks
 from piano_actions.store import InFlight, KeyTaken, ReaderBusy
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from piano_actions.service.counter import Counter
     from piano_actions.service.gate import Gate
+    from piano_actions.service.hooks import Hooks
     from piano_actions.service.metrics import Metrics
 
 READY_SECONDS: Final = 5.0
@@ -79,13 +81,16 @@ _PROBLEMS: Final[dict[int, str]] = {
 }
 
 
-def make_app(counter: Counter, gate: Gate, metrics: Metrics, *, close: Callable[[], None]) -> FastAPI:
+def make_app(
+    counter: Counter, gate: Gate, metrics: Metrics, *, hooks: Hooks | None = None, close: Callable[[], None]
+) -> FastAPI:
     """Make the application.
 
     Args:
         counter: takes the requests.
         gate: says who may ask.
         metrics: counts.
+        hooks: takes webhooks; None where there is no key for them.
         close: called at the end.
     """
 
@@ -96,6 +101,8 @@ def make_app(counter: Counter, gate: Gate, metrics: Metrics, *, close: Callable[
         tidying.cancel()
         with suppress(asyncio.CancelledError):
             await tidying
+        if hooks:
+            await hooks.close()
         await counter.close()
         close()
 
@@ -148,8 +155,11 @@ def make_app(counter: Counter, gate: Gate, metrics: Metrics, *, close: Callable[
         _let_in(gate, request)
         loop = asyncio.get_running_loop()
         waiting = await loop.run_in_executor(None, counter.desk.store.pushes)
-        return metrics.text({"in_flight": counter.in_flight, "pushes_pending": len(waiting)})
+        inbox = await loop.run_in_executor(None, hooks.inbox.counts) if hooks else {}
+        return metrics.text({"in_flight": counter.in_flight, "pushes_pending": len(waiting), **inbox})
 
+    if hooks:
+        add_hooks(app, hooks)
     _with_security(app)
     return app
 

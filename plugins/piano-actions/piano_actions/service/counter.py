@@ -14,6 +14,7 @@ from piano_actions.store import InFlight, KeyTaken, ReaderBusy
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
 
     from piano_actions.desk import Desk
     from piano_actions.outcome import Outcome
@@ -26,6 +27,12 @@ LOOK_SECONDS: Final = 1.0
 """How often it is looked for readers of whom Engage is still to be told."""
 RECOVER_EVERY: Final = 15
 """Of these looks, every so manieth also looks for actions that were left behind."""
+SWEEP_EVERY: Final = 300
+"""And every so manieth forgets what is old."""
+TOLD_TOGETHER: Final = 100
+"""Readers of one look; the others follow with the next, which is not later."""
+BACKGROUND: Final = 3
+"""Readers at the same time of whom Engage is told later than at a click, which do not hold up those of a click."""
 
 
 class TooMany(Exception):  # noqa: N818 - what happened
@@ -57,10 +64,11 @@ class Counter:
         metrics: counts.
         workers: actions at the same time.
         patience: seconds to wait for another action of the same reader.
+        sweep: forgets what is old.
         logger: told of what fails in the background.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is put together from
         self,
         desk: Desk,
         pusher: Pusher | None,
@@ -69,6 +77,7 @@ class Counter:
         metrics: Metrics,
         workers: int,
         patience: float,
+        sweep: Callable[[], None] | None = None,
         logger: logging.Logger,
     ) -> None:
         """Open for business."""
@@ -77,9 +86,11 @@ class Counter:
         self._limits = limits
         self._metrics = metrics
         self._patience = patience
+        self._sweep = sweep
         self._logger = logger
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="action")
         self._telling = ThreadPoolExecutor(2, thread_name_prefix="telling")
+        self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
         self._flights: dict[str, _Flight] = {}
         if pusher:
             desk.tell = lambda user_id: self._telling.submit(pusher.push, user_id)
@@ -128,15 +139,25 @@ class Counter:
         """Go on, for ever, with what was left behind and what is still to be told."""
         loop, looks = asyncio.get_running_loop(), 0
         while True:
+            more = False
             try:
                 if looks % RECOVER_EVERY == 0:
-                    await loop.run_in_executor(self._telling, self.desk.recover)
+                    await loop.run_in_executor(self._background, self.desk.recover)
+                if self._sweep and looks % SWEEP_EVERY == 0:
+                    await loop.run_in_executor(self._background, self._sweep)
                 if self.pusher:
-                    await loop.run_in_executor(self._telling, self.pusher.send_due)
+                    more = await self._tell_some(self.pusher) == TOLD_TOGETHER
             except Exception:  # the next look may well succeed
                 self._logger.exception("looking after what was left behind failed")
             looks += 1
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(0 if more else LOOK_SECONDS)
+
+    async def _tell_some(self, pusher: Pusher) -> int:
+        """Tell Engage of readers whose time has come, some at the same time, and say of how many."""
+        loop = asyncio.get_running_loop()
+        due = await loop.run_in_executor(self._background, lambda: pusher.store.due(limit=TOLD_TOGETHER))
+        await asyncio.gather(*(loop.run_in_executor(self._background, pusher.push, user_id) for user_id in due))
+        return len(due)
 
     async def close(self) -> None:
         """Let what is under way come to an end."""
@@ -144,3 +165,4 @@ class Counter:
         await asyncio.gather(*flights, return_exceptions=True)
         self._threads.shutdown(wait=True)
         self._telling.shutdown(wait=True)
+        self._background.shutdown(wait=True)

@@ -21,6 +21,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self._refused: Counter[str] = Counter()
+        self._received: Counter[str] = Counter()
         self._buckets: Counter[float] = Counter()
         self._seconds = 0.0
 
@@ -36,6 +37,11 @@ class Metrics:
         with self._lock:
             self._refused[why] += 1
 
+    def receive(self, what: str) -> None:
+        """Count a call of Piano, by what became of it."""
+        with self._lock:
+            self._received[what] += 1
+
     def text(self, gauges: Mapping[str, float]) -> str:
         """Write all of it, and what is so at the moment."""
         with self._lock:
@@ -48,6 +54,9 @@ class Metrics:
         yield "# TYPE piano_actions_turned_away_total counter"
         for why, count in sorted(self._refused.items()):
             yield f'piano_actions_turned_away_total{{why="{why}"}} {count}'
+        yield "# TYPE piano_actions_webhooks_total counter"
+        for what, count in sorted(self._received.items()):
+            yield f'piano_actions_webhooks_total{{became="{what}"}} {count}'
         total = sum(self._outcomes.values())
         yield "# TYPE piano_actions_seconds histogram"
         for bound in BOUNDS:

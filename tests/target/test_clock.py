@@ -144,3 +144,19 @@ def test_a_ledger_that_believes_a_wrong_clock_for_ever_is_found_out(
         assert held(server, "u1") is not None
     assert engage.run(engage.snapshot(engage.subscriptions(1)), **settings).code == 0
     assert held(server, "u1") is not None
+
+
+def test_a_clock_that_is_behind_for_one_run_does_not_let_an_unread_file_win(
+    server: Server, settings: dict[str, Any], engage: Engage
+) -> None:
+    """The file counts as read by the wrong clock; when it is read in truth, its readers are told once more."""
+    records = engage.subscriptions(10)
+    engage.run(engage.snapshot(records), **settings, delivery="s3")
+    settings |= {"delivery": "ingest", "csv_overlap": "again"}
+    assert engage.run(engage.snapshot(records), script=WRONG.format(days=-2), **settings).code == 0
+    waiting = "SELECT count(DISTINCT user_id) FROM overtaken WHERE after BETWEEN now() + INTERVAL 2 HOUR AND now() + "
+    assert engage.query(f"{waiting} INTERVAL 4 HOUR") == [(10,)]
+    hours_at_most(engage, 4)
+    server.control("DELETE", "requests")
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert {request["user"] for request in asked(server)} == {f"u{number}" for number in range(1, 11)}

@@ -377,6 +377,20 @@ def test_a_count_that_looks_like_an_id_stays(engage: Engage) -> None:
     assert before["users"]["total"] == 31
 
 
+def test_nothing_changes_but_what_names_the_reader(engage: Engage) -> None:
+    """An id may be as short as a number, and stand in a moment or a style by chance."""
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute("UPDATE delivered SET user_id = '7' WHERE user_id = 'u1'")
+    path = next((engage.folder / "runs").glob("*.json"))
+    told = json.loads(path.read_text()) | {"message": "no such reader: 7", "started_at": "2026-03-07T07:07:07+00:00"}
+    path.write_text(json.dumps(told))
+    page = path.with_suffix(".html")
+    page.write_text('<style>p { width: 7 }</style><p width="7">no such reader: 7</p>')
+    assert ask(engage, "erase", "--user", "7").exit_code == 0
+    assert json.loads(path.read_text()) == told | {"message": "no such reader: [erased]"}
+    assert page.read_text() == '<style>p { width: 7 }</style><p width="7">no such reader: [erased]</p>'
+
+
 # With files
 
 
@@ -406,7 +420,36 @@ def test_with_files_the_next_run_clears_and_forgets(engage: Engage) -> None:
     assert len(engage.files) == 1, "nothing is sent of her any more"
 
 
+def test_files_of_another_kind_beside_the_csvs_are_left_alone(engage: Engage) -> None:
+    engage.output.mkdir()
+    (engage.output / "offers.csv").write_text(f"code,promotion_id\n{ANN},PR1\n")
+    (engage.output / "empty.csv").touch()
+    (engage.output / "traits-old.csv").write_text(f"user_id,tier\n{ANN},gold\n")
+    done = erase(engage)
+    assert done.exit_code == 0, done.output
+    assert [line for line in done.output.splitlines() if "still names him" in line] == [
+        f"still names him, remove it once Engage has read it: {engage.output / 'traits-old.csv'}"
+    ]
+
+
 # While a file may not have been read
+
+
+def test_who_was_told_since_a_file_that_is_unread_is_cleared_once_more_after_it(server: Server, engage: Engage) -> None:
+    settings = {"csv_overlap": "again"}
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute("INSERT INTO overtaken VALUES (?, now() + INTERVAL 2 HOUR)", [ANN])
+    before = held(server)
+    done = erase(engage, **settings)
+    assert (done.exit_code, "once more after a file" in done.output) == (0, True), done.output
+    assert {name: held(server)[name] for name in CLEARED} == CLEARED
+    assert rows_of(engage, ANN) == ["delivered", "overtaken"], "forgotten too early, nobody could clear him again"
+    put(engage, ANN, before)  # Engage reads the file
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute("UPDATE overtaken SET after = now() - INTERVAL 1 HOUR")
+    assert engage.run(messages(engage, 2), **settings).code == 0
+    assert {name: held(server)[name] for name in CLEARED} == CLEARED
+    check_nothing_is_left(engage)
 
 
 @pytest.mark.parametrize("overlap", ["wait", "again"])

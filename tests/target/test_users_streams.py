@@ -62,6 +62,23 @@ def test_a_date_is_that_of_the_time_zone(engage: Engage) -> None:
     assert [engage.sent()[user]["since"] for user in ("u1", "u2")] == ["2026-02-01", "2026-01-31"]
 
 
+def test_a_property_may_be_called_as_columns_of_our_own_are(engage: Engage) -> None:
+    names = ("row", "row_0", "moment", "slice", "fingerprints")
+    schema = {"properties": {name: {"type": ["string", "null"]} for name in ("id", *names)}}
+    record = {"id": "u1"} | {name: f"its {name}" for name in names}
+    given = [
+        {"type": "SCHEMA", "stream": "crm", "key_properties": ["id"], "schema": schema},
+        {"type": "RECORD", "stream": "crm", "record": record},
+        *engage.snapshot(engage.subscriptions(2)),
+    ]
+    streams = {"streams": LOG | {"crm": {"role": "users", "user_id": "id", "traits": list(names)}}}
+    for _ in range(2):
+        run = engage.run(given, **streams)
+        assert run.code == 0, run.log
+    assert {name: engage.sent()["u1"][name] for name in names} == {name: f"its {name}" for name in names}
+    assert len(engage.files) == 1
+
+
 def test_each_stream_may_come_in_a_run_of_its_own(engage: Engage) -> None:
     engage.run(engage.snapshot(engage.subscriptions(2)), **STREAMS)
     engage.run(crm(reader(1), reader(9)), **STREAMS)

@@ -11,7 +11,7 @@ from piano_engage_common.stops import ConfigRefused
 from singer_sdk import typing as th
 
 from target_recurly_engage.catalogue import KEPT
-from target_recurly_engage.contract import ALL, COMPUTED, LIST, ROLES, SUBSCRIPTIONS_ROLE, contract_of
+from target_recurly_engage.contract import ALL, COMPUTED, LIST, RECONCILE_ROLE, ROLES, SUBSCRIPTIONS_ROLE, contract_of
 from target_recurly_engage.eligibility import NEVER_HAD, NEVER_PAID
 from target_recurly_engage.offers import BY_PROMOTION, SINGLE_USE
 from target_recurly_engage.primary import DEFAULT_ORDER
@@ -436,7 +436,11 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
                 ),
             )
         ),
-        default={"subscription_log": {"role": SUBSCRIPTIONS_ROLE}, **{role: {"role": role} for role in KEPT}},
+        default={
+            "subscription_log": {"role": SUBSCRIPTIONS_ROLE},
+            "subscriptions": {"role": RECONCILE_ROLE},
+            **{role: {"role": role} for role in KEPT},
+        },
         title="Streams",
         description=(
             "What each stream holds. The role `subscriptions` is Piano's log; the role `users` is any stream with "

@@ -158,10 +158,6 @@ def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_
         held = newcomer.control(f"engage/user/{user}")["traits"]
         assert held["subscription_status"] == later[held["subscription_id"]]["Subscription status"]
 
-    newcomer.run()
-    newcomer.control("clock", {"advance": "1m"})
-    assert len(newcomer.control("engage")["files"]) == 2
-
 
 def test_settings_of_the_utility_are_the_options_of_the_command() -> None:
     project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))

@@ -11,11 +11,11 @@ PLUGINS := tap-piano target-recurly-engage
 UTILITIES := sandbox piano-actions
 # The package of a plugin, which has the plugin's name but for the sandbox.
 package = $(if $(filter sandbox,$(1)),piano-engage-$(1),$(1))
-EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace
+EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --all-extras
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test clean
+.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
 	  tests/target/test_model.py tests/project/test_bad_moments.py tests/e2e $(ARGS)
+
+actions-test: .venv/.dev setup ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
+	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
+	  tests/actions $(ARGS)
 
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
 	@$(BIN)/python demo/kill_test.py $(ARGS)

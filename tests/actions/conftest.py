@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,11 @@ from piano_actions.cli import main
 from piano_actions.desk import Desk
 from piano_actions.settings import Settings, client_of
 from piano_actions.store import Store
+from piano_actions.tables import METADATA
 from piano_engage_sandbox import actions
 from piano_engage_sandbox.testing import serving
+
+from tests.actions import postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +28,33 @@ if TYPE_CHECKING:
     from piano_engage_sandbox.application import Application
     from piano_engage_sandbox.server import Server
     from piano_engage_sandbox.world import Entry, World
+
+
+POSTGRES = os.environ.get("ACTIONS_STORE") == "postgresql"
+"""Whether all tests of this folder keep their notes in PostgreSQL; those of the store do so in any case."""
+SERVER: list[postgres.Postgres] = []
+OPENED: list[Store] = []
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Postgres]:
+    """Run PostgreSQL."""
+    with postgres.running() as one:
+        yield one
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_where(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have all tests keep their notes in PostgreSQL, where that is asked for."""
+    if POSTGRES:
+        SERVER.append(request.getfixturevalue("server"))
+    yield
+    SERVER.clear()
+
+
+def store_url(folder: Path) -> str:
+    """Where the actions of a test keep their notes."""
+    return SERVER[0].database(folder) if SERVER else f"sqlite:///{folder / 'actions.db'}"
 
 
 @dataclass
@@ -99,7 +130,7 @@ def settings_for(piano: Piano, folder: Path, **changes: Any) -> dict[str, Any]: 
         "aid": piano.app.aid,
         "api_token": piano.app.token,
         "api_url": f"{piano.server.url}/api/v3",
-        "store_url": f"sqlite:///{folder / 'actions.db'}",
+        "store_url": store_url(folder),
         "requests_per_second": 0,
         "retry_wait": 0,
         "request_timeout": 1,
@@ -112,10 +143,29 @@ def settings(piano: Piano, tmp_path: Path) -> dict[str, Any]:
     return settings_for(piano, tmp_path)
 
 
+def everything(settings: dict[str, Any]) -> str:
+    """Give all that the notes hold, as text."""
+    store = Store(settings["store_url"])
+    try:
+        with store.engine.begin() as connection:
+            return "\n".join(str(row) for table in METADATA.sorted_tables for row in connection.execute(table.select()))
+    finally:
+        store.close()
+
+
 def desk_of(settings: dict[str, Any], **parts: Any) -> Desk:  # noqa: ANN401 - those of the desk
     read = Settings(**settings)
     logger = logging.getLogger("piano-actions")
-    return Desk(client_of(read, logger), Store(read.store_url), **{"choose": None, "logger": logger, **parts})
+    OPENED.append(Store(read.store_url))
+    return Desk(client_of(read, logger), OPENED[-1], **{"choose": None, "logger": logger, **parts})
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the notes of all desks."""
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,14 +14,14 @@ import pytest
 from click.testing import CliRunner
 from piano_actions.cli import main
 from piano_actions.outcome import Status
-from piano_actions.store import KeyTaken, Request, Store
-from piano_engage_common.stops import AccessRefused, Outage, StorageFailed
+from piano_actions.store import KeyTaken, Request
+from piano_engage_common.stops import AccessRefused, Outage
 from piano_engage_sandbox.clock import DAY
 from piano_engage_sandbox.service import App
 from piano_engage_sandbox.testing import serving
 from tap_piano.client import PianoClient
 
-from tests.actions.conftest import Piano, desk_of, settings_for
+from tests.actions.conftest import Piano, desk_of, everything, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -371,7 +370,9 @@ def test_the_command_answers_in_words_and_in_json(piano: Piano, ask: Callable[..
     assert ask("resubscribe", "--user", piano.uid(entry), "--key", "k", "--subscription", "RC1").exit_code == 2
 
 
-def test_the_audit_names_no_reader_and_no_secret(piano: Piano, ask: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_audit_names_no_reader_and_no_secret(
+    piano: Piano, ask: Callable[..., Result], settings: dict[str, Any], tmp_path: Path
+) -> None:
     entry = piano.stopping("Payment")
     uid = piano.uid(entry)
     ask("resubscribe", "--user", uid)
@@ -380,7 +381,7 @@ def test_the_audit_names_no_reader_and_no_secret(piano: Piano, ask: Callable[...
     assert (row["action"], row["outcome"]["status"]) == ("resubscribe", "done")
     assert len(json.loads(ask("audit", "--json", "--user", uid).stdout)) == 1
     assert json.loads(ask("audit", "--json", "--user", "other").stdout) == []
-    kept = b"".join(path.read_bytes() for path in tmp_path.glob("actions.db*"))
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("actions.db*")) + everything(settings).encode()
     person = piano.world.person(entry.reader)
     for secret in (person.email, person.last, piano.app.token):
         assert secret not in told
@@ -396,12 +397,3 @@ def test_settings_that_are_missing_are_named(
     assert ask("resubscribe", "--user", "u").exit_code == 78
     assert all(f"{name}: " in caplog.text for name in ("aid", "retry_attempts", "nonsense"))
     assert settings["api_token"] not in caplog.text
-
-
-def test_a_store_of_a_newer_version_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
-    Store(settings["store_url"]).close()
-    with sqlite3.connect(tmp_path / "actions.db") as connection:
-        connection.execute("UPDATE meta SET value = '99' WHERE name = 'version'")
-    connection.close()
-    with pytest.raises(StorageFailed, match="version 99"):
-        Store(settings["store_url"])

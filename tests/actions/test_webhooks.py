@@ -29,7 +29,7 @@ from piano_engage_sandbox.testing import serving
 from pianosdk.utils import _decrypt, _encrypt
 from tap_piano.client import NotFound
 
-from tests.actions.conftest import Piano, settings_for
+from tests.actions.conftest import Piano, settings_for, store_url
 from tests.actions.nights import Nights
 from tests.actions.test_service import SECRET, served
 
@@ -125,7 +125,7 @@ def test_of_an_event_only_what_is_needed_is_read(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    one = Store(f"sqlite:///{tmp_path / 'inbox.db'}")
+    one = Store(store_url(tmp_path))
     yield one
     one.close()
 
@@ -145,7 +145,7 @@ def test_a_thousand_times_the_same_is_one_event_and_one_wish(store: Store) -> No
 def test_what_comes_again_after_the_work_is_worked_on_again_but_later(store: Store) -> None:
     inbox = Inbox(store, tells=True)
     inbox.keep([event()])
-    store.pushed("u1", store.wanted("u1") or 0, "told")
+    store.pushed("u1", store.take_wish("u1") or 0, "told")
     assert [one["state"] for one in inbox.events(limit=10)] == ["told"]
     before = time.time()
     inbox.keep([event()])
@@ -160,10 +160,10 @@ def test_what_comes_again_after_the_work_is_worked_on_again_but_later(store: Sto
 def test_what_comes_while_a_reader_is_read_has_him_read_again(store: Store) -> None:
     inbox = Inbox(store, tells=True)
     inbox.keep([event()])
-    wish = store.wanted("u1") or 0
+    wish = store.take_wish("u1") or 0
     inbox.keep([event()])
     store.pushed("u1", wish, "told")
-    assert store.wanted("u1")
+    assert store.take_wish("u1")
     assert [one["state"] for one in inbox.events(limit=10)] == ["waiting"]
 
 

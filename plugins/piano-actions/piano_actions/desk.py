@@ -129,6 +129,12 @@ class Desk:
         return None
 
     def _work(self, claim: Claim, *, again: bool = False) -> Outcome:
+        try:
+            return self._worked(claim, again=again)
+        finally:
+            self.store.let_go(claim)
+
+    def _worked(self, claim: Claim, *, again: bool) -> Outcome:
         def note(**chosen: Any) -> None:  # noqa: ANN401 - JSON
             self.store.note(claim, **chosen)
 

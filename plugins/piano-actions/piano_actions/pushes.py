@@ -18,6 +18,7 @@ from piano_engage_common.stops import RunStopped
 from tap_piano.client import NotFound, PianoRefused
 from target_recurly_engage.handover import SUFFIX, Message, moment_of
 
+from piano_actions.store import ReaderBusy
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
 from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_up, merged
 
@@ -88,22 +89,34 @@ class Pusher:
 
     def push(self, user_id: str) -> Told:
         """Tell Engage of a reader what it does not know yet; what cannot be told now is kept."""
-        wish = self.store.wanted(user_id)
-        if wish is None:
-            return Told.NOTHING
+        told, more = Told.NOTHING, True
+        while more:
+            try:
+                wish = self.store.take_wish(user_id)
+            except ReaderBusy:
+                return Told.LATER  # whoever is at it sees that there is a newer wish
+            if wish is None:
+                return told
+            told, more = self._fulfil(user_id, wish)
+        return told
+
+    def _fulfil(self, user_id: str, wish: int) -> tuple[Told, bool]:
+        """Tell of a reader, and say whether there is a newer wish by then."""
         try:
             told = self._tell(user_id)
         except NotFound:
             told = Told.UNKNOWN
         except LedgerBusy:
             self.store.postponed(user_id, "the ledger is in use by a run")
-            return Told.LATER
+            return Told.LATER, False
         except (RunStopped, duckdb.Error, OSError) as e:
             self.store.postponed(user_id, type(e).__name__)
             self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(e).splitlines()[0])
-            return Told.LATER
-        self.store.pushed(user_id, wish, str(told))
-        return told
+            return Told.LATER, False
+        except BaseException:  # a fault of ours: the next look tries again
+            self.store.leave_wish(user_id)
+            raise
+        return told, self.store.pushed(user_id, wish, str(told))
 
     def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
         """Tell of all readers whose time has come, and count what became of it."""

@@ -34,7 +34,9 @@ from piano_actions.tables import (
     META,
     METADATA,
     PUSHES,
+    SINCE_1,
     UNSURE,
+    VERSION,
     WAITING,
 )
 
@@ -52,7 +54,8 @@ BUSY_SECONDS: Final = 10
 
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 600.0
-VERSION: Final = "1"
+_TABLES_LOCK: Final = 7_091_226
+"""Of PostgreSQL, for processes that begin at the same time; a number nobody else uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class Store:
     def __init__(self, url: str) -> None:
         """Open it, and make the tables where there are none."""
         try:
-            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+            # As many connections as threads ask for: none of them waits for another one's.
+            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"), max_overflow=-1)
         except (SQLAlchemyError, ImportError) as e:
             msg = (
                 "store_url: cannot be used. Write it like sqlite:///piano-actions.db or postgresql+psycopg://host/name."
@@ -129,11 +133,12 @@ class Store:
             raise ConfigRefused(msg) from e
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine)
-        self.owner = _me()
+        self.owner = f"{_me()}/{uuid.uuid4().hex[:8]}"
+        self._mine: set[str] = set()
         try:
-            METADATA.create_all(self._engine)
-            self._salt = bytes.fromhex(self._meta("salt", secrets.token_hex(16)))
-            version = self._meta("version", VERSION)
+            with self._engine.begin() as connection:
+                version = _make_tables(connection)
+                self._salt = bytes.fromhex(_meta(connection, "salt", secrets.token_hex(16)))
         except SQLAlchemyError as e:
             self._engine.dispose()
             msg = f"store_url: the database cannot be opened: {str(e.__cause__ or e).splitlines()[0]}"
@@ -142,16 +147,6 @@ class Store:
             self._engine.dispose()
             msg = f"store_url: the notes have version {version}, this program knows {VERSION}. Install the newer one."
             raise StorageFailed(msg)
-
-    def _meta(self, name: str, value: str) -> str:
-        """Give a value that all processes share; the first one sets it."""
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(META.insert().values(name=name, value=value))
-        except IntegrityError:
-            pass
-        with self._engine.begin() as connection:
-            return str(connection.execute(sa.select(META.c.value).where(META.c.name == name)).scalar_one())
 
     @property
     def engine(self) -> sa.Engine:
@@ -192,6 +187,7 @@ class Store:
             "reader": reader, "params": json.dumps([request.user_id, dict(request.params)]), "state": BEGUN,
             "owner": self.owner, "lease_until": now + LEASE_SECONDS, "created_at": now,
         }  # fmt: skip
+        self._mine.add(str(row["id"]))
         try:
             with self._engine.begin() as connection:
                 forget = sa.update(ACTIONS).where(
@@ -200,7 +196,11 @@ class Store:
                 connection.execute(forget.values(key=None))
                 connection.execute(ACTIONS.insert().values(row))
         except IntegrityError:
+            self._mine.discard(str(row["id"]))
             return self._known(request)
+        except SQLAlchemyError:
+            self._mine.discard(str(row["id"]))
+            raise
         return Claim(str(row["id"]), request, {})
 
     def _known(self, request: Request) -> Claim | Outcome:
@@ -213,7 +213,8 @@ class Store:
             raise KeyTaken
         if found["state"] == FINISHED:
             return Outcome.of(json.loads(found["outcome"]))
-        claim = self._take_over(found, state=UNSURE) if found["state"] == UNSURE else None
+        left = found["state"] == UNSURE or (found["state"] == BEGUN and self._was_left(found))
+        claim = self._take_over(found, state=found["state"]) if left else None
         if claim is None:
             raise InFlight
         return claim
@@ -258,6 +259,10 @@ class Store:
         with self._engine.begin() as connection:
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(state=UNSURE))
 
+    def let_go(self, claim: Claim) -> None:
+        """Have it that nobody here is at an action any more: if its end could not be noted, it was left behind."""
+        self._mine.discard(claim.id)
+
     # What was left behind
 
     def left_behind(self, *, reader: str | None = None, but: str | None = None) -> Iterator[Claim]:
@@ -274,10 +279,16 @@ class Store:
         with self._engine.begin() as connection:
             found = connection.execute(query).mappings().all()
         for row in found:
-            if row["state"] == UNSURE or _is_gone(row["owner"], row["lease_until"]):
+            if row["state"] == UNSURE or self._was_left(row):
                 claim = self._take_over(row, state=row["state"])
                 if claim:
                     yield claim
+
+    def _was_left(self, row: sa.RowMapping) -> bool:
+        """Whether nobody is at an action that was begun; of those of this very store that is known."""
+        if row["owner"] == self.owner:
+            return row["id"] not in self._mine
+        return _is_gone(row["owner"], row["lease_until"])
 
     def _take_over(self, row: sa.RowMapping, *, state: str) -> Claim | None:
         """Make a row ours, unless somebody else was quicker."""
@@ -286,11 +297,17 @@ class Store:
         take = sa.update(ACTIONS).where(one.id == row["id"], one.owner == row["owner"], one.state == state)
         if state == BEGUN:
             take = take.where(one.lease_until == row["lease_until"])
+        self._mine.add(row["id"])
         try:
             with self._engine.begin() as connection:
-                if connection.execute(take.values(**mine)).rowcount != 1:
-                    return None
+                taken = connection.execute(take.values(**mine)).rowcount == 1
         except IntegrityError:  # another action of this reader is under way
+            taken = False
+        except SQLAlchemyError:
+            self._mine.discard(row["id"])
+            raise
+        if not taken:
+            self._mine.discard(row["id"])
             return None
         user_id, params = json.loads(row["params"])
         request = Request(row["action"], user_id, params, row["key"] or row["id"])
@@ -347,29 +364,58 @@ class Store:
         except IntegrityError:  # another process was quicker
             connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again))
 
-    def wanted(self, user_id: str) -> int | None:
-        """Give the number of the wish to tell of a reader; None where there is none."""
-        query = sa.select(PUSHES.c.wish).where(PUSHES.c.reader == self.hash_of(user_id))
+    def take_wish(self, user_id: str) -> int | None:
+        """Make the telling of a reader ours, for two at once might tell the older values last.
+
+        Returns:
+            The number of the wish; None where there is none.
+
+        Raises:
+            ReaderBusy: somebody else is at it.
+        """
+        one, now = PUSHES.c, time.time()
+        mine = one.reader == self.hash_of(user_id)
+        query = sa.select(one.wish, one.owner, one.lease_until).where(mine).with_for_update()
         with self._engine.begin() as connection:
-            found = connection.execute(query).scalar_one_or_none()
-        return None if found is None else int(found)
+            found = connection.execute(query).one_or_none()
+            if found is None:
+                return None
+            if _is_held(found.owner, found.lease_until):
+                raise ReaderBusy
+            take = sa.update(PUSHES).where(mine).values(owner=self.owner, lease_until=now + LEASE_SECONDS)
+            connection.execute(take)
+        return int(found.wish)
+
+    def leave_wish(self, user_id: str) -> None:
+        """Let go of a reader whom :meth:`take_wish` gave, and who is still to be told of."""
+        mine = sa.and_(PUSHES.c.reader == self.hash_of(user_id), PUSHES.c.owner == self.owner)
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(PUSHES).where(mine).values(owner=None))
 
     def due(self, *, limit: int, every: bool = False) -> list[str]:
-        """List the readers of whom it is time to tell, the oldest wish first."""
+        """List the readers of whom it is time to tell and whom nobody is telling of, the oldest wish first."""
         one = PUSHES.c
-        query = sa.select(one.user_id).order_by(one.next_at).limit(limit)
+        query = sa.select(one.user_id, one.owner, one.lease_until).order_by(one.next_at).limit(limit)
         query = query if every else query.where(one.next_at <= time.time())
         with self._engine.begin() as connection:
-            return [str(user_id) for user_id in connection.execute(query).scalars()]
+            found = connection.execute(query).all()
+        return [str(row.user_id) for row in found if not _is_held(row.owner, row.lease_until)]
 
-    def pushed(self, user_id: str, wish: int, how: str) -> None:
-        """Note that Engage was told, and with it how the reader's webhooks ended, unless there is a newer wish."""
-        reader, event = self.hash_of(user_id), EVENTS.c
-        mine = sa.and_(PUSHES.c.reader == reader, PUSHES.c.wish == wish)
+    def pushed(self, user_id: str, wish: int, how: str) -> bool:
+        """Note that Engage was told, and with it how the reader's webhooks ended, unless there is a newer wish.
+
+        Returns:
+            Whether there is one whose time has come.
+        """
+        reader, event, one = self.hash_of(user_id), EVENTS.c, PUSHES.c
         with self._engine.begin() as connection:
-            if connection.execute(sa.delete(PUSHES).where(mine)).rowcount:
+            if connection.execute(sa.delete(PUSHES).where(one.reader == reader, one.wish == wish)).rowcount:
                 his = sa.update(EVENTS).where(event.reader == reader, event.state == WAITING)
                 connection.execute(his.values(state=how, worked_at=time.time()))
+                return False
+            connection.execute(sa.update(PUSHES).where(one.reader == reader).values(owner=None))
+            newer = connection.execute(sa.select(one.next_at).where(one.reader == reader)).scalar_one_or_none()
+        return newer is not None and newer <= time.time()
 
     def postponed(self, user_id: str, problem: str) -> None:
         """Note why Engage could not be told, and when to try again: at growing distances."""
@@ -378,7 +424,7 @@ class Store:
         with self._engine.begin() as connection:
             attempts = int(connection.execute(sa.select(one.attempts).where(mine)).scalar_one_or_none() or 0)
             pause = min(FIRST_PAUSE * 2 ** min(attempts, 20), LONGEST_PAUSE)
-            values = {"attempts": attempts + 1, "next_at": time.time() + pause, "problem": problem}
+            values = {"attempts": attempts + 1, "next_at": time.time() + pause, "problem": problem, "owner": None}
             connection.execute(sa.update(PUSHES).where(mine).values(**values))
 
     def pushes(self) -> list[dict[str, Any]]:
@@ -439,6 +485,34 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def _make_tables(connection: sa.Connection) -> int:
+    """Make the tables where there are none, bring older ones up to date, and give their version."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+    METADATA.create_all(connection)
+    version = int(_meta(connection, "version", str(VERSION)))
+    if version == 1:
+        for statement in SINCE_1:
+            connection.execute(sa.text(statement))
+        connection.execute(sa.update(META).where(META.c.name == "version").values(value=str(VERSION)))
+        version = VERSION
+    return version
+
+
+def _meta(connection: sa.Connection, name: str, value: str) -> str:
+    """Give a value that all processes share; the first one sets it."""
+    query = sa.select(META.c.value).where(META.c.name == name)
+    found = connection.execute(query).scalar_one_or_none()
+    if found is None:
+        connection.execute(META.insert().values(name=name, value=value))
+    return str(value if found is None else found)
+
+
+def _is_held(owner: str | None, lease_until: float | None) -> bool:
+    """Whether somebody is telling of a reader: a process that lives, and has not been at it for too long."""
+    return bool(owner) and (lease_until or 0.0) > time.time() and not _is_gone(str(owner), lease_until or 0.0)
+
+
 def _me() -> str:
     """Name this process so that another one on the same machine can tell whether it still runs."""
     return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
@@ -446,7 +520,7 @@ def _me() -> str:
 
 def _is_gone(owner: str, lease_until: float) -> bool:
     """Whether a process has ended, or, on another machine, has not been heard of for long."""
-    host, pid, born = owner.rsplit("/", 2)
+    host, pid, born = owner.split("/")[:3]
     if host != socket.gethostname():
         return lease_until < time.time()
     try:

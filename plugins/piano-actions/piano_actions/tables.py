@@ -6,6 +6,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
+VERSION: Final = 2
+"""Of the tables below."""
+SINCE_1: Final = (
+    "ALTER TABLE pushes ADD COLUMN owner VARCHAR(160)",
+    "ALTER TABLE pushes ADD COLUMN lease_until FLOAT",
+)
+"""What brings version 1 up to date."""
+
 METADATA: Final = sa.MetaData()
 META: Final = sa.Table(
     "meta", METADATA, sa.Column("name", sa.String(32), primary_key=True), sa.Column("value", sa.Text, nullable=False)
@@ -23,7 +31,7 @@ ACTIONS: Final = sa.Table(
     sa.Column("chosen", sa.Text),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("outcome", sa.Text),
-    sa.Column("owner", sa.String(120), nullable=False),
+    sa.Column("owner", sa.String(160), nullable=False),
     sa.Column("lease_until", sa.Float, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
     sa.Column("finished_at", sa.Float),
@@ -54,7 +62,10 @@ PUSHES: Final = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("problem", sa.Text),
+    sa.Column("owner", sa.String(160)),
+    sa.Column("lease_until", sa.Float),
 )
+"""Readers of whom Engage has to be told; with an owner while somebody is at it."""
 
 WAITING, IGNORED, LEFT = "waiting", "ignored", "left"
 EVENTS: Final = sa.Table(

@@ -77,8 +77,9 @@ _PROBLEMS: Final[dict[int, str]] = {
     422: "A member is missing or cannot be used.",
     429: "Too many actions; come again after Retry-After.",
     502: "Piano or Engage refuses us; somebody has to look at the settings.",
-    503: "Piano or Engage is down, or the reader is busy; nothing was changed. Come again.",
+    503: "Piano, Engage or the store is down, or the reader is busy. Come again with the same key.",
 }
+_STORE: Final = "The store does not answer. Come again with the same key: nothing is done twice."
 
 
 def make_app(
@@ -108,12 +109,7 @@ def make_app(
 
     app = FastAPI(title="piano-actions", version="0.1.0", lifespan=lives, docs_url=None, redoc_url=None)
 
-    @app.exception_handler(Turned)
-    async def turned(_request: Request, why: Turned) -> JSONResponse:
-        metrics.refuse(why.error)
-        body = Problem(error=why.error, message=why.message).model_dump()
-        return JSONResponse(body, why.status, headers=why.headers)
-
+    _add_problems(app, metrics)
     for action in MODELS:
         app.add_api_route(
             f"/actions/{action}",
@@ -126,6 +122,34 @@ def make_app(
             responses={status: {"model": Problem, "description": said} for status, said in _PROBLEMS.items()},
             openapi_extra=_described(action),
         )
+
+    _add_watching(app, counter, gate, metrics, hooks)
+    if hooks:
+        add_hooks(app, hooks)
+    _with_security(app)
+    return app
+
+
+def _add_problems(app: FastAPI, metrics: Metrics) -> None:
+    """Have what goes wrong answered in one form."""
+
+    @app.exception_handler(Turned)
+    async def turned(_request: Request, why: Turned) -> JSONResponse:
+        metrics.refuse(why.error)
+        body = Problem(error=why.error, message=why.message).model_dump()
+        return JSONResponse(body, why.status, headers=why.headers)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def not_noted(_request: Request, _why: SQLAlchemyError) -> JSONResponse:
+        metrics.refuse("store")
+        return JSONResponse(Problem(error="store", message=_STORE).model_dump(), 503, headers={"Retry-After": "10"})
+
+
+_SECURED: Final[dict[str, Any]] = {"security": [{"secret": []}]}
+
+
+def _add_watching(app: FastAPI, counter: Counter, gate: Gate, metrics: Metrics, hooks: Hooks | None) -> None:
+    """Add what monitors ask for."""
 
     @app.get("/healthz", operation_id="healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
@@ -157,14 +181,6 @@ def make_app(
         waiting = await loop.run_in_executor(None, counter.desk.store.pushes)
         inbox = await loop.run_in_executor(None, hooks.inbox.counts) if hooks else {}
         return metrics.text({"in_flight": counter.in_flight, "pushes_pending": len(waiting), **inbox})
-
-    if hooks:
-        add_hooks(app, hooks)
-    _with_security(app)
-    return app
-
-
-_SECURED: Final[dict[str, Any]] = {"security": [{"secret": []}]}
 
 
 def _with_security(app: FastAPI) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PROGRAMS: Final = {
     "target-recurly-engage": "from target_recurly_engage.target import TargetRecurlyEngage as T; T.cli()",
     "recurly-engage": "from target_recurly_engage.cli import main; main()",
+    "piano-actions": "from piano_actions.cli import main; main()",
     "tap-piano": "from tap_piano.tap import TapPiano; TapPiano.cli()",
 }
 """As the entry points of the packages have them."""

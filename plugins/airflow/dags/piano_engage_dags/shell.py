@@ -1,0 +1,162 @@
+"""The DAGs themselves; here Airflow is needed, 3.0 or newer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_dags.export import exported
+from piano_engage_dags.plan import plan
+from piano_engage_dags.settings import Settings
+from piano_engage_dags.steps import result_of, run_step
+from piano_engage_dags.told import may_retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from piano_engage_dags.plan import Application, DagPlan
+
+LOGGER: Final = logging.getLogger(__name__)
+
+
+def dags(settings: Settings, plans: Sequence[DagPlan]) -> dict[str, Any]:
+    """Make Airflow's DAGs of plans, by id."""
+    from airflow.sdk import DAG  # noqa: PLC0415 - only here Airflow is needed
+
+    found = {}
+    for one in plans:
+        with DAG(
+            one.id,
+            schedule=one.cron,
+            start_date=BEGINNING,
+            catchup=False,
+            max_active_runs=1,
+            tags=["piano", "engage"],
+            doc_md=_words(one),
+            default_args={"pool": settings.pool, "on_failure_callback": _on_failure(settings)},
+        ) as dag:
+            _fill(settings, one)
+        found[one.id] = dag
+    return found
+
+
+BEGINNING: Final = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def _words(one: DagPlan) -> str:
+    if one.problem:
+        return one.problem
+    lines = [f"- **{app.name}** (`{app.schedule}`): `{'`, `'.join(shlex.join(step.blocks) for step in app.steps)}`"
+             for app in one.applications]  # fmt: skip
+    return "\n".join(["Made from the project's schedules:", "", *lines])
+
+
+def _fill(settings: Settings, one: DagPlan) -> None:
+    """Put the tasks into the DAG that is open: a group of steps, mapped over the applications."""
+    from airflow.sdk import task_group  # noqa: PLC0415
+
+    if one.problem:
+        _problem(one.problem)
+        return
+    step = _step(settings, one.id)
+
+    @task_group(group_id="application")
+    def of_one(application: dict[str, Any]) -> None:
+        before = None
+        for number, name in enumerate(one.steps):
+            now = step.override(task_id=name)(application, number, last=number == len(one.steps) - 1)
+            if before is not None:
+                before >> now
+            before = now
+
+    of_one.expand(application=[_plain(app) for app in one.applications])
+
+
+def _problem(words: str) -> None:
+    """Put a task into the DAG that fails with words, for a DAG that is missing is seen by nobody."""
+    from airflow.sdk import task  # noqa: PLC0415
+    from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+
+    @task(task_id="problem")
+    def problem() -> None:
+        raise AirflowFailException(words)
+
+    problem()
+
+
+def _step(settings: Settings, dag: str) -> Any:  # noqa: ANN401 - of Airflow
+    """Make the task that runs a step."""
+    from airflow.sdk import AssetAlias, get_current_context, task  # noqa: PLC0415
+    from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+
+    @task(
+        retries=settings.retries,
+        retry_delay=timedelta(seconds=settings.retry_seconds),
+        retry_exponential_backoff=True,
+        max_retry_delay=timedelta(hours=1),
+        execution_timeout=timedelta(seconds=settings.timeout + 2 * settings.grace),
+        map_index_template="{{ application }}",
+        outlets=[AssetAlias(ALIAS)],
+    )
+    def step(application: dict[str, Any], number: int, *, last: bool) -> dict[str, Any]:
+        context = get_current_context()
+        context["application"] = application["name"]
+        ended = run_step(settings, application["name"], application["steps"][number], application["env"], LOGGER.info)
+        found = result_of(ended)
+        if ended.code:
+            context["ti"].xcom_push(key="failed", value=found)
+            said = (found.get("run") or {}).get("message") or "see the log above"
+            msg = f"{application['schedule']} ended with {ended.told.codes or ended.code}: {said}"
+            raise RuntimeError(msg) if may_retry(ended.codes) else AirflowFailException(msg)
+        LOGGER.info("summary: %s, report: %s", found.get("summary"), found.get("report"))
+        if last:
+            context["outlet_events"][AssetAlias(ALIAS)].add(_asset(dag, application["name"]))
+        return found
+
+    return step
+
+
+ALIAS: Final = "piano_engage"
+
+
+def _asset(dag: str, application: str) -> Any:  # noqa: ANN401 - of Airflow
+    """Name what is fresh once the last step of an application is through; other DAGs can be scheduled on it."""
+    from airflow.sdk import Asset  # noqa: PLC0415
+
+    return Asset(name=f"{ALIAS}_{dag}_{application}", uri=f"x-piano-engage://{application}/{dag}")
+
+
+def _plain(app: Application) -> dict[str, Any]:
+    return {
+        "name": app.name, "schedule": app.schedule, "env": dict(app.env),
+        "steps": [list(one.blocks) for one in app.steps],
+    }  # fmt: skip
+
+
+def _on_failure(settings: Settings) -> Callable[[Any], None]:
+    """Give what calls the hook once a task has failed for good."""
+
+    def call(context: Any) -> None:  # noqa: ANN401 - of Airflow
+        if settings.hook is None:
+            return
+        instance = context["ti"]
+        told = instance.xcom_pull(task_ids=instance.task_id, key="failed", map_indexes=instance.map_index) or {}
+        codes = ",".join(f"{kind}={code}" for kind, code in (told.get("codes") or {}).items())
+        application = str(context.get("application") or instance.map_index)
+        command = [settings.hook, instance.dag_id, application, instance.task_id, codes]
+        subprocess.run(command, check=False, timeout=HOOK_SECONDS)  # noqa: S603 - the operator's own program
+
+    return call
+
+
+HOOK_SECONDS: Final = 60
+
+
+def load() -> dict[str, Any]:
+    """Make the DAGs of the project; called where Airflow reads this file."""
+    settings = Settings.of(os.environ)
+    return dags(settings, plan(exported(settings, settings.system.parent / "schedules.json")))

@@ -1,0 +1,155 @@
+"""Running one step of one application: alone, in a system folder of its own, stopped when it takes too long."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_dags.told import Told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from piano_engage_dags.settings import Settings
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a step ended.
+
+    Attributes:
+        code: of Meltano; minus a signal that killed it.
+        told: what its log told.
+        stopped: whether it was stopped for having taken too long.
+    """
+
+    code: int
+    told: Told
+    stopped: bool = False
+
+    @property
+    def codes(self) -> list[int]:
+        """The codes that count: those of the plugins, where Meltano told them."""
+        return [code for code in self.told.codes.values() if code] or [self.code]
+
+
+def run_step(
+    settings: Settings, application: str, blocks: Sequence[str], env: Mapping[str, str], say: Callable[[str], object]
+) -> Ended:
+    """Run blocks of one application, alone: another step of it on this machine is waited for.
+
+    Args:
+        settings: how.
+        application: its name.
+        blocks: arguments of `meltano run`.
+        env: of the schedule.
+        say: takes each line of the log.
+    """
+    system = system_folder(settings, application)
+    environment = ["--environment", settings.environment] if settings.environment else []
+    command = [
+        settings.meltano, "--log-format", "json", *environment,
+        # Meltano counts a run that was killed as running for five minutes more. Nothing else of the application runs
+        # here, for we have its lock, and the ledger keeps out who comes from elsewhere.
+        "run", "--no-install", "--force", *blocks,
+    ]  # fmt: skip
+    surroundings = {
+        **os.environ,
+        "MELTANO_DATABASE_URI": f"sqlite:///{settings.project / '.meltano' / 'meltano.db'}",
+        **{name: value for name, value in os.environ.items() if name == "MELTANO_DATABASE_URI"},
+        **env,
+        "MELTANO_PROJECT_ROOT": str(settings.project),
+        "MELTANO_SYS_DIR_ROOT": str(system),
+        "NO_COLOR": "1",
+    }
+    with alone(system / "lock", lambda: say(f"another step of {application} is under way: waiting for it")):
+        say(shlex.join(command))
+        return _followed(command, settings, surroundings, say)
+
+
+def system_folder(settings: Settings, application: str) -> Path:
+    """Give the system folder of an application, with the plugins that `meltano install` made in the project's."""
+    folder = settings.system / application
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("extractors", "loaders", "utilities"):
+        there = settings.project / ".meltano" / kind
+        with contextlib.suppress(FileExistsError):
+            if there.exists():
+                (folder / kind).symlink_to(there)
+    return folder
+
+
+@contextlib.contextmanager
+def alone(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock of this machine for the ``with`` block; it ends with the process, however that ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _followed(
+    command: Sequence[str], settings: Settings, env: Mapping[str, str], say: Callable[[str], object]
+) -> Ended:
+    """Run a command as a process group of its own, tell its log, and stop it when it takes too long."""
+    told, late = Told(), threading.Event()
+    process = subprocess.Popen(  # noqa: S603 - the operator's own program
+        command, cwd=settings.project, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", start_new_session=True,
+    )  # fmt: skip
+
+    def stop() -> None:
+        late.set()
+        _stop(process, settings.grace)
+
+    timer = threading.Timer(settings.timeout, stop)
+    timer.daemon = True
+    timer.start()
+    with process:
+        try:
+            for line in process.stdout or ():
+                say(told.read(line.rstrip()))
+            code = process.wait()
+        finally:  # also when Airflow ends the task: whatever is in flight is finished first
+            timer.cancel()
+            if process.poll() is None:
+                _stop(process, settings.grace)
+    return Ended(code, told, late.is_set())
+
+
+def _stop(process: subprocess.Popen[str], grace: float) -> None:
+    """Ask a process group to end, and kill what is left of it after a while."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+SHOWN: Final = "run_id", "status", "message", "seconds", "rows", "users"
+
+
+def result_of(ended: Ended) -> dict[str, Any]:
+    """Give what other tasks may want to know, for XCom: counts and paths, no reader."""
+    found: dict[str, Any] = {"code": ended.code, "codes": ended.told.codes}
+    if ended.told.summary:
+        found |= {"summary": ended.told.summary, "report": ended.told.page}
+        with contextlib.suppress(OSError, ValueError):
+            whole = json.loads(Path(ended.told.summary).read_text(encoding="utf-8"))
+            found["run"] = {
+                name: whole.get(name) for name in ("run_id", "status", "message", "seconds", "rows", "users")
+            }
+    return found

@@ -1,0 +1,148 @@
+"""Running a step: alone, in a folder of its own, stopped in time; and asking Meltano for its schedules once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from piano_engage_dags.export import exported
+from piano_engage_dags.settings import Settings
+from piano_engage_dags.steps import result_of, run_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MELTANO = Path(sys.executable).with_name("meltano")
+WORKS = """#!/bin/sh
+echo "$@" >> "$LOG"
+echo "began $MELTANO_SYS_DIR_ROOT" >> "$LOG"
+sleep "${TAKES:-0}"
+echo ended >> "$LOG"
+exit "${CODE:-0}"
+"""
+"""Stands for Meltano where only what happens around it is of interest; the real one is below and in test_airflow.py."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / ".meltano" / "extractors").mkdir(parents=True)
+    program = tmp_path / "works"
+    program.write_text(WORKS)
+    program.chmod(0o755)
+    environ = {"MELTANO_PROJECT_ROOT": str(tmp_path), "PIANO_ENGAGE_MELTANO": str(program), "PIANO_ENGAGE_GRACE": "5"}
+    return Settings.of(environ)
+
+
+@pytest.fixture
+def run(settings: Settings, tmp_path: Path) -> Callable[..., int]:
+    def start(application: str, *, within: float = 60, **env: str) -> int:
+        own = {"LOG": str(tmp_path / "log"), **env}
+        return run_step(replace(settings, timeout=within), application, ["tap", "a b;c"], own, lambda _line: None).code
+
+    return start
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "log").read_text().splitlines()
+
+
+def test_a_step_has_its_own_system_folder_with_the_projects_plugins(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("north") == 0
+    system = tmp_path / ".meltano" / "airflow" / "applications" / "north"
+    assert lines(tmp_path) == ["--log-format json run --no-install --force tap a b;c", f"began {system}", "ended"]
+    assert (system / "extractors").resolve() == tmp_path / ".meltano" / "extractors"
+    assert run("north", CODE="75") == 75
+
+
+def test_one_application_never_runs_twice_at_once_and_others_beside_it(run: Callable[..., int], tmp_path: Path) -> None:
+    threads = [threading.Thread(target=run, args=("north",), kwargs={"TAKES": "0.4"}) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    words = [line.split()[0] for line in lines(tmp_path) if not line.startswith("--")]
+    assert words == ["began", "ended"] * 3
+    (tmp_path / "log").unlink()
+    threads = [threading.Thread(target=run, args=(name,), kwargs={"TAKES": "1"}) for name in ("north", "south")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    words = [line.split()[0] for line in lines(tmp_path) if not line.startswith("--")]
+    assert words == ["began", "began", "ended", "ended"]
+
+
+def test_a_step_that_takes_too_long_is_asked_to_end(run: Callable[..., int], tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert run("north", within=0.5, TAKES="60") == -15
+    assert time.monotonic() - began < 30
+    assert lines(tmp_path)[-1].startswith("began"), "it did not end by itself"
+    assert run("north") == 0, "the lock is free again"
+
+
+def test_the_summary_is_told_without_a_reader(tmp_path: Path, settings: Settings) -> None:
+    summary = tmp_path / "runs" / "1.json"
+    summary.parent.mkdir()
+    whole = {
+        "run_id": "1",
+        "status": "stopped",
+        "message": "the brake",
+        "seconds": 1.0,
+        "rows": {"read": 4},
+        "users": {},
+    }
+    summary.write_text(json.dumps(whole | {"secret": "reader"}))
+    entry = {"event": f"run 1 stopped: 4 rows; {summary}", "exit_codes": {"loaders": 80}}
+    Path(settings.meltano).write_text(f"#!/bin/sh\necho '{json.dumps(entry)}'\nexit 1\n")
+    ended = run_step(settings, "north", ["x"], {}, lambda _line: None)
+    found = result_of(ended)
+    assert (ended.codes, found["report"]) == ([80], str(summary.with_suffix(".html")))
+    assert found["run"] == whole
+
+
+PROJECT = """
+requires_meltano: ">=4.4"
+project_id: x
+default_environment: prod
+send_anonymous_usage_stats: false
+cli: {disable_version_check: true}
+environments: [{name: prod}]
+plugins:
+  utilities: [{name: recurly-engage, namespace: r, executable: recurly-engage, commands: {offers: offers}}]
+jobs: [{name: log, tasks: ["recurly-engage:offers"]}]
+schedules: [{name: log, interval: "@hourly", job: log, env: {A: "1"}}]
+"""
+
+
+def test_meltano_is_asked_once_until_the_project_changes(tmp_path: Path) -> None:
+    (tmp_path / "meltano.yml").write_text(PROJECT)
+    settings = Settings.of({"MELTANO_PROJECT_ROOT": str(tmp_path), "PIANO_ENGAGE_MELTANO": str(MELTANO)})
+    cache = tmp_path / "cache" / "schedules.json"
+    first = exported(settings, cache)
+    (one,) = first["schedules"]["job"]
+    assert (one["name"], one["cron_interval"], one["env"]) == ("log", "0 * * * *", {"A": "1"})
+    gone = replace(settings, meltano=str(tmp_path / "gone"))
+    kept = json.loads(cache.read_text())
+    assert exported(settings, cache) == first
+    cache.write_text(json.dumps(kept | {"export": {"schedules": {"marked": 1}}}))
+    assert exported(settings, cache) == {"schedules": {"marked": 1}}, "it comes from the cache"
+    (tmp_path / "meltano.yml").write_text(PROJECT.replace("@hourly", "@daily"))
+    assert exported(settings, cache)["schedules"]["job"][0]["cron_interval"] == "0 0 * * *"
+    with pytest.raises(RuntimeError, match="gone"):
+        exported(gone, cache)
+
+
+def test_a_meltano_that_hangs_or_fails_is_told_in_words(settings: Settings, tmp_path: Path) -> None:
+    Path(settings.meltano).write_text("#!/bin/sh\necho 'no such project' >&2\nexit 3\n")
+    with pytest.raises(RuntimeError, match="no such project"):
+        exported(settings, tmp_path / "cache.json")
+    Path(settings.meltano).write_text("#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(RuntimeError, match="timed out"):
+        exported(replace(settings, export_timeout=0.3), tmp_path / "cache.json")
+    assert not (tmp_path / "cache.json").exists()

@@ -10,19 +10,21 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PROGRAMS: Final = {
     "target-recurly-engage": "from target_recurly_engage.target import TargetRecurlyEngage as T; T.cli()",
@@ -42,8 +44,25 @@ class Process:
     pid: int
     _ends: socket.socket
     returncode: int | None = None
+    stdout: IO[bytes] | None = None
+    stderr: IO[bytes] | None = None
 
-    def wait(self, timeout: float) -> int:
+    def poll(self) -> int | None:
+        """Give its exit code if it has ended."""
+        if self.returncode is None and select.select([self._ends], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Read what it writes, both streams at once, and see it end; raises as :meth:`wait` does."""
+        assert self.stdout is not None
+        assert self.stderr is not None
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as readers:
+            out, log = (readers.submit(stream.read) for stream in (self.stdout, self.stderr))
+            self.wait(timeout)
+            return out.result(), log.result()
+
+    def wait(self, timeout: float | None = None) -> int:
         """Give its exit code, minus the signal that killed it; raises TimeoutError after it was killed for that."""
         if self.returncode is None:
             self._ends.settimeout(timeout)
@@ -79,7 +98,17 @@ def run(
         return subprocess.CompletedProcess([program, *map(str, arguments)], code, out.read(), log.read())
 
 
-def start(
+def piped(program: str, arguments: Sequence[object], *, environment: Mapping[str, str], folder: Path) -> Process:
+    """Start a program whose output and log are read from `stdout` and `stderr`, in a folder and an environment."""
+    (out, drain), (log, log_drain) = os.pipe(), os.pipe()
+    process = start(program, arguments, stdout=drain, stderr=log_drain, environment=environment, folder=folder)
+    os.close(drain)
+    os.close(log_drain)
+    process.stdout, process.stderr = open(out, "rb"), open(log, "rb")  # noqa: PTH123, SIM115 - pipes, closed by who reads
+    return process
+
+
+def start(  # noqa: PLR0913 - as subprocess.Popen
     program: str,
     arguments: Sequence[object],
     *,
@@ -87,6 +116,8 @@ def start(
     stdout: IO[bytes] | int,
     stderr: IO[bytes] | int,
     script: str = "",
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
 ) -> Process:
     """Start a program, *script* before it, on files that are open."""
     ours, theirs = socket.socketpair()
@@ -94,8 +125,8 @@ def start(
         {
             "argv": [str(Path(sys.executable).with_name(program)), *map(str, arguments)],
             "source": script + "\n" + PROGRAMS[program],
-            "environment": dict(os.environ),
-            "folder": str(Path.cwd()),
+            "environment": dict(environment),
+            "folder": str(folder or Path.cwd()),
         }
     ).encode()
     with theirs, Path(os.devnull).open("rb") as nothing:
@@ -139,9 +170,11 @@ def _all(source: socket.socket, length: int) -> bytes:
 
 def _serve(requests: socket.socket) -> dict[str, Any] | None:
     """Fork for each request, and return in the fork with it; in this process return at the end with nothing."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     while True:
         length, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, 4)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, 0 if not length else os.WNOHANG)[0]:
+                pass
         if not length:
             return None
         request = json.loads(_all(requests, _LENGTH.unpack(length)[0]))
@@ -151,7 +184,6 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
             continue
         requests.close()
         *streams, told = descriptors
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if pid := os.fork():
             for descriptor in streams:
                 os.close(descriptor)
@@ -176,6 +208,7 @@ def _main() -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["folder"])
+        tempfile.tempdir = None  # that of the environment
         sys.argv = request["argv"]
         exec(compile(request["source"], "<run>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
 

@@ -126,7 +126,7 @@ def test_what_lasts_ends_the_run_as_an_outage_and_the_next_run_brings_the_rest(
     tap: Tap,
 ) -> None:
     fault(piano, path="*/promotion/code/list", skip=3, **members)
-    run = tap(None, **settings, request_timeout=1.5, retry_attempts=3, concurrency=1)
+    run = tap(None, **settings, request_timeout=1, retry_attempts=3, concurrency=1)
     assert run.code == Outage.exit_code, run.log
     assert "/promotion/code/list" in run.errors
     assert "given up after several attempts" in run.errors

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import json
 import os
 import select
@@ -201,15 +200,12 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
 def _warm_up() -> None:
     """Do once what is the same in every run; nothing that opens a database, for threads do not fork."""
     import boto3.s3.transfer  # noqa: F401, PLC0415
-    import target_recurly_engage.cli  # noqa: F401, PLC0415
-    from tap_piano.tap import TapPiano  # noqa: PLC0415
+    import tap_piano.tap  # noqa: F401, PLC0415
+    import target_recurly_engage.cli  # noqa: PLC0415
+    import target_recurly_engage.target  # noqa: F401, PLC0415
     from target_recurly_engage import report  # noqa: PLC0415
-    from target_recurly_engage.target import TargetRecurlyEngage  # noqa: PLC0415
 
     report.page()
-    for program in (TapPiano, TargetRecurlyEngage):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-            program.cli(["--about"])
 
 
 def _main() -> None:

@@ -79,6 +79,7 @@ def sync_into(target: Target, start_tap: StartTap, settings: dict[str, Any], kil
         assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240 * ROUNDS)
 def test_killed_again_and_again_nothing_is_missing(
     piano: Server, settings: dict[str, Any], start_tap: StartTap

@@ -126,6 +126,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=6 * ROUNDS, deadline=None)
 @given(steps=STEPS, at_once=st.sampled_from([1, 2, plan.AT_ONCE]), traits=st.sampled_from(["all", "all,computed"]))
 def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlparse
@@ -33,7 +34,7 @@ IDS = ("Subscription ID", "User ID (UID)")
 PATIENCE = 120
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """What one run of the tap left: exit code, messages, log."""
 
@@ -43,7 +44,7 @@ class Run:
     tmp: Path
     rejects_folder: Path
 
-    @property
+    @cached_property
     def messages(self) -> list[dict[str, Any]]:
         """The Singer messages, parsed."""
         return [json.loads(line) for line in self.out.splitlines()]

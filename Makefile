@@ -12,6 +12,8 @@ UTILITIES := sandbox piano-actions
 # The package of a plugin, which has the plugin's name but for the sandbox.
 package = $(if $(filter sandbox,$(1)),piano-engage-$(1),$(1))
 EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --all-extras
+# One more than there are cores, for some tests wait for timeouts.
+WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,7 @@ run: setup ## Run the main job on the shipped sample, twice, and tell what it di
 	@$(BIN)/python demo/run.py
 
 test: .venv/.dev setup browser ## Run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 coverage: ## Run all tests and say which lines none of them reached (takes twice as long)
 	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report=term $(ARGS)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import select
@@ -17,11 +18,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -209,16 +211,46 @@ def _warm_up() -> None:
     boto3.client("s3", region_name="us-west-2", aws_access_key_id="any", aws_secret_access_key="any")  # noqa: S106
 
 
-def _main() -> None:
+def _main() -> NoReturn:
     _warm_up()
+    gc.collect()
+    gc.freeze()  # a run need not look through all that again
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if request is not None:
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        os.chdir(request["folder"])
-        tempfile.tempdir = None  # that of the environment
-        sys.argv = request["argv"]
-        exec(compile(request["source"], "<run>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
+    if request is None:
+        _leave(0)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    tempfile.tempdir = None  # that of the environment
+    sys.argv = request["argv"]
+    _leave(_run(request["source"]))
+
+
+def _run(source: str) -> int:
+    """Run a program to its end, as the interpreter would; gives the exit code."""
+    try:
+        exec(compile(source, "<run>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
+    except SystemExit as e:
+        if e.code is None or isinstance(e.code, int):
+            return e.code or 0
+        sys.stderr.write(f"{e.code}\n")
+        return 1
+    except Exception:  # noqa: BLE001 - whatever it is
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End as the interpreter would, but for taking apart all that was imported, which takes longer than a small run."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = 120  # as the interpreter has it
+    os._exit(code)
 
 
 if __name__ == "__main__":

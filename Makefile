@@ -12,10 +12,12 @@ UTILITIES := sandbox piano-actions
 # The package of a plugin, which has the plugin's name but for the sandbox.
 package = $(if $(filter sandbox,$(1)),piano-engage-$(1),$(1))
 EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --all-extras
+# One more than there are cores, for some tests wait for timeouts.
+WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test clean
+.PHONY: help run test coverage lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +26,10 @@ run: setup ## Run the main job on the shipped sample, twice, and tell what it di
 	@$(BIN)/python demo/run.py
 
 test: .venv/.dev setup browser ## Run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+coverage: ## Run all tests and say which lines none of them reached (takes twice as long)
+	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report=term $(ARGS)"
 
 lint: .venv/.dev check-constraints ## Check style and formatting
 	@$(BIN)/ruff check .
@@ -45,7 +50,8 @@ benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the fig
 fault-test: .venv/.dev setup ## The tests at random moments and in random orders, ten times as many (takes half an hour)
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
-	  tests/target/test_model.py tests/project/test_bad_moments.py tests/e2e $(ARGS)
+	  tests/target/test_ledger.py tests/target/test_model.py tests/target/test_plan.py tests/project/test_bad_moments.py tests/tap/test_api_interrupted.py \
+	  tests/e2e $(ARGS)
 
 actions-test: .venv/.dev setup ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \

@@ -93,13 +93,22 @@ def make_log(path: Path, rows: int) -> None:
     subprocess.run(command, check=True)  # noqa: S603 - our own command
 
 
-def meltano(log: Path, system: Path, measure: Measure, *, afresh: bool = False, without_state: bool = False) -> None:
+def meltano(
+    log: Path,
+    system: Path,
+    measure: Measure,
+    *,
+    afresh: bool = False,
+    without_state: bool = False,
+    unchanged: str = "skip",
+) -> None:
     """Run the pair under Meltano, with a ledger, an output folder and a database of the benchmark's own."""
     if afresh:
         shutil.rmtree(system, ignore_errors=True)
     system.mkdir(exist_ok=True)
     environment = {
         "TAP_PIANO_EXPORT_PATH": str(log),
+        "TAP_PIANO_UNCHANGED_FILES": unchanged,
         "TARGET_RECURLY_ENGAGE_LEDGER": str(system / "ledger.duckdb"),
         "TARGET_RECURLY_ENGAGE_OUTPUT_PATH": str(system / "ingest"),
         "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(system / "runs"),
@@ -130,6 +139,10 @@ def benchmark(rows: int, repeats: int, folder: Path) -> list[Measure]:
         (Measure("DuckDB CSV -> CSV (the bound)", rows), lambda m: timed(m, [duckdb_bound(log, folder / "out.csv")])),
         (Measure("meltano run, first load", rows), lambda m: meltano(log, folder / "system", m, afresh=True)),
         (Measure("meltano run, unchanged repeat", rows), lambda m: meltano(log, folder / "system", m)),
+        (
+            Measure("meltano run, unchanged repeat, unchanged_files: read", rows),
+            lambda m: meltano(log, folder / "system", m, unchanged="read"),
+        ),
         (
             Measure("meltano run, unchanged repeat, state lost: all rows again", rows),
             lambda m: meltano(log, folder / "system", m, without_state=True),

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PROGRAMS: Final = {
     "target-recurly-engage": "from target_recurly_engage.target import TargetRecurlyEngage as T; T.cli()",
@@ -43,8 +47,25 @@ class Process:
     pid: int
     _ends: socket.socket
     returncode: int | None = None
+    stdout: IO[bytes] | None = None
+    stderr: IO[bytes] | None = None
 
-    def wait(self, timeout: float) -> int:
+    def poll(self) -> int | None:
+        """Give its exit code if it has ended."""
+        if self.returncode is None and select.select([self._ends], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Read what it writes, both streams at once, and see it end; raises as :meth:`wait` does."""
+        assert self.stdout is not None
+        assert self.stderr is not None
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as readers:
+            out, log = (readers.submit(stream.read) for stream in (self.stdout, self.stderr))
+            self.wait(timeout)
+            return out.result(), log.result()
+
+    def wait(self, timeout: float | None = None) -> int:
         """Give its exit code, minus the signal that killed it; raises TimeoutError after it was killed for that."""
         if self.returncode is None:
             self._ends.settimeout(timeout)
@@ -80,7 +101,17 @@ def run(
         return subprocess.CompletedProcess([program, *map(str, arguments)], code, out.read(), log.read())
 
 
-def start(
+def piped(program: str, arguments: Sequence[object], *, environment: Mapping[str, str], folder: Path) -> Process:
+    """Start a program whose output and log are read from `stdout` and `stderr`, in a folder and an environment."""
+    (out, drain), (log, log_drain) = os.pipe(), os.pipe()
+    process = start(program, arguments, stdout=drain, stderr=log_drain, environment=environment, folder=folder)
+    os.close(drain)
+    os.close(log_drain)
+    process.stdout, process.stderr = open(out, "rb"), open(log, "rb")  # noqa: PTH123, SIM115 - pipes, closed by who reads
+    return process
+
+
+def start(  # noqa: PLR0913 - as subprocess.Popen
     program: str,
     arguments: Sequence[object],
     *,
@@ -88,6 +119,8 @@ def start(
     stdout: IO[bytes] | int,
     stderr: IO[bytes] | int,
     script: str = "",
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
 ) -> Process:
     """Start a program, *script* before it, on files that are open."""
     ours, theirs = socket.socketpair()
@@ -95,8 +128,8 @@ def start(
         {
             "argv": [str(Path(sys.executable).with_name(program)), *map(str, arguments)],
             "source": script + "\n" + PROGRAMS[program],
-            "environment": dict(os.environ),
-            "folder": str(Path.cwd()),
+            "environment": dict(environment),
+            "folder": str(folder or Path.cwd()),
         }
     ).encode()
     with theirs, Path(os.devnull).open("rb") as nothing:
@@ -140,9 +173,11 @@ def _all(source: socket.socket, length: int) -> bytes:
 
 def _serve(requests: socket.socket) -> dict[str, Any] | None:
     """Fork for each request, and return in the fork with it; in this process return at the end with nothing."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     while True:
         length, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, 4)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, 0 if not length else os.WNOHANG)[0]:
+                pass
         if not length:
             return None
         request = json.loads(_all(requests, _LENGTH.unpack(length)[0]))
@@ -152,7 +187,6 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
             continue
         requests.close()
         *streams, told = descriptors
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if pid := os.fork():
             for descriptor in streams:
                 os.close(descriptor)
@@ -166,19 +200,58 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
         return dict(request)
 
 
-def _main() -> None:
-    import boto3.s3.transfer  # noqa: F401, PLC0415 - what takes long
+def _warm_up() -> None:
+    """Do once what is the same in every run; nothing that opens a database, for threads do not fork."""
+    import boto3.s3.transfer  # noqa: PLC0415
     import tap_piano.tap  # noqa: F401, PLC0415
     import target_recurly_engage.cli  # noqa: PLC0415
     import target_recurly_engage.target  # noqa: F401, PLC0415
+    from target_recurly_engage import report  # noqa: PLC0415
 
+    report.page()
+    boto3.client("s3", region_name="us-west-2", aws_access_key_id="any", aws_secret_access_key="any")  # noqa: S106
+
+
+def _main() -> NoReturn:
+    _warm_up()
+    gc.collect()
+    gc.freeze()  # a run need not look through all that again
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if request is not None:
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        os.chdir(request["folder"])
-        sys.argv = request["argv"]
-        exec(compile(request["source"], "<run>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
+    if request is None:
+        _leave(0)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    tempfile.tempdir = None  # that of the environment
+    sys.argv = request["argv"]
+    _leave(_run(request["source"]))
+
+
+def _run(source: str) -> int:
+    """Run a program to its end, as the interpreter would; gives the exit code."""
+    try:
+        exec(compile(source, "<run>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
+    except SystemExit as e:
+        if e.code is None or isinstance(e.code, int):
+            return e.code or 0
+        sys.stderr.write(f"{e.code}\n")
+        return 1
+    except Exception:  # noqa: BLE001 - whatever it is
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End as the interpreter would, but for taking apart all that was imported, which takes longer than a small run."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = 120  # as the interpreter has it
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tap_piano.columns import BY_NAME, GROUPS, KNOWN, REPLICATION_KEY
 from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
 from tap_piano.fields import NAMEABLE
 from tap_piano.files import open_exports, read_header
+from tap_piano.handed_on import SKIP, claim, claimed, signature
 from tap_piano.log import LogCounts, LogOptions, SubscriptionLog
 from tap_piano.schema import log_schema
 from tap_piano.selection import Selection
@@ -73,6 +74,8 @@ class SubscriptionLogStream(PianoStream):
             self.replication_key = REPLICATION_KEY
         self._selection.apply(self.metadata, by_default=True)
         self._log_counts: LogCounts | None = None
+        self._signature: str | None = None
+        self._before: str | None = None
 
     # Selection
 
@@ -196,6 +199,40 @@ class SubscriptionLogStream(PianoStream):
         if before is None or datetime.fromisoformat(bookmark) > _moment(before):
             super()._increment_stream_state({REPLICATION_KEY: bookmark}, context=context)
 
+    # What was handed on before
+
+    def stand_on(self, bookmark: dict[str, Any]) -> None:
+        """Build on what the run before handed on; that is all that this one claims until it has done so itself."""
+        self._before = claimed(bookmark)
+        claim(bookmark, self._before, after=self._before)
+
+    def _is_handed_on(self) -> bool:
+        """Find out whether the files hold nothing but what was handed on before."""
+        if self._job is not None or self.config["unchanged_files"] != SKIP or self.ABORT_AT_RECORD_COUNT is not None:
+            return False
+        self._signature = signature(
+            [export for export, _ in self._exports],
+            config=self.config,
+            properties=[name for name in self.schema["properties"] if self.mask.get(("properties", name), False)],
+            method=self.replication_method,
+            progress=self._progress,
+        )
+        if self._signature != self._before:
+            return False
+        self.logger.info(
+            "subscription_log: the export is the one that was read before (%d file(s)), and was handed on; nothing is "
+            "read again (setting unchanged_files)",
+            len(self._exports),
+        )
+        return True
+
+    @override
+    def _close_snapshot(self) -> None:
+        """Claim what was handed on, unless rows were rejected: those are looked at in every run."""
+        if self._log_counts is not None and not self._log_counts.rejected:
+            claim(self.stream_state, self._signature, after=self._before if self._incremental else None)
+        super()._close_snapshot()
+
     # Reading
 
     def _rows(self, folder: Path) -> OrderedRows:
@@ -206,6 +243,7 @@ class SubscriptionLogStream(PianoStream):
             StorageFailed: the disk is full.
         """
         self._write_starting_replication_value(None)
+        claim(self.stream_state, None)
         self._selection.warn_of_missing(self.logger)
         connection = connect(spill=folder / "spill", memory_limit=self.config["memory_limit"])
         log = self._log(connection, folder)
@@ -291,7 +329,9 @@ class SubscriptionLogStream(PianoStream):
         if self._job is not None and self.sampling:
             self._job.probe()
             return
-        if write_messages and self._fast:
+        if write_messages and self._is_handed_on():
+            pass
+        elif write_messages and self._fast:
             self._write_record_lines()
         else:
             yield from super()._sync_records(context, write_messages=write_messages)
@@ -364,7 +404,8 @@ class SubscriptionLogStream(PianoStream):
 
     @override
     def _sync_batches(self, batch_config: BatchConfig, context: Context | None = None) -> None:
-        super()._sync_batches(batch_config, context)
+        if not self._is_handed_on():
+            super()._sync_batches(batch_config, context)
         self._close_snapshot()
 
     @override

@@ -12,6 +12,7 @@ from piano_engage_common.transport import Patience, Stopping, Transport
 from singer_sdk import typing as th
 
 from tap_piano.client import REGIONS, PianoClient
+from tap_piano.handed_on import READ, SKIP
 from tap_piano.reports import DEFAULT_URL as REPORTS_URL
 
 if TYPE_CHECKING:
@@ -88,6 +89,16 @@ SETTINGS: Final = th.PropertiesList(
         default=7,
         title="Promo code refresh days",
         description="Days after which the codes of a promotion are listed again even though it did not move.",
+    ),
+    th.Property(
+        "unchanged_files",
+        th.StringType(allowed_values=[SKIP, READ]),
+        default=SKIP,
+        title="Unchanged files",
+        description=(
+            "What to do when the export files hold what was handed on before, under the same settings: `skip` sends "
+            "nothing, `read` reads them again. Their whole content is compared, not their names and times."
+        ),
     ),
     th.Property(
         "rejects_path",

@@ -106,6 +106,14 @@ class TapPiano(Tap):
         self.setup_mapper()
 
     @override
+    def _reset_state_progress_markers(self) -> None:
+        """As the SDK's, before the first STATE; that one must not claim more than what this run builds on."""
+        super()._reset_state_progress_markers()
+        for name, bookmark in self.state.get("bookmarks", {}).items():
+            if isinstance(stream := self.streams.get(name), SubscriptionLogStream):
+                stream.stand_on(bookmark)
+
+    @override
     def setup_mapper(self) -> None:
         """Let the streams narrow the catalog first, so that the SCHEMA message names only what leaves."""
         _ = self.streams  # made on first use, and applying the catalog as they are made

@@ -161,6 +161,10 @@ MIGRATIONS: tuple[str, ...] = (
         content VARCHAR NOT NULL
     );
     """,
+    # 7: what the tap's state may claim
+    """
+    CREATE TABLE taken_in (number INTEGER NOT NULL, stream VARCHAR NOT NULL, signature VARCHAR);
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 

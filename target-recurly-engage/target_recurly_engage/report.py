@@ -6,9 +6,10 @@ shows, the template says it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup, escape
 
 from target_recurly_engage.told import facts
@@ -44,11 +45,17 @@ def write(path: Path, summary: Summary, ledger: Ledger, contract: Contract, *, n
 
 def render(shown: Mapping[str, Any]) -> str:
     """Make the page."""
+    return page().render(shown)
+
+
+@cache
+def page() -> Template:
+    """Compile the template, which takes longer than all that a small run does otherwise."""
     environment = Environment(
         loader=PackageLoader("target_recurly_engage"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "breakable": _breakable, "line": _line}
-    return environment.get_template("report.html.j2").render(shown)
+    return environment.get_template("report.html.j2")
 
 
 def _number(number: float | None) -> str:

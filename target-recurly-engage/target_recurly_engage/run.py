@@ -19,6 +19,7 @@ from target_recurly_engage import report
 from target_recurly_engage.assignments import note_assignments
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
+from target_recurly_engage.claims import take_at_its_word
 from target_recurly_engage.contract import contract_of, kinds_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Iterable, Mapping
 
+    from target_recurly_engage.claims import Claim
     from target_recurly_engage.intake import Intake
     from target_recurly_engage.plan import Plan
     from target_recurly_engage.traits import Trait
@@ -62,6 +64,7 @@ class Run:
 
     Attributes:
         delivering: traits are on their way, so this must not be broken off any more.
+        claims: what the tap's state says of the streams that came.
 
     Raises:
         StorageFailed: the ledger cannot be used.
@@ -71,6 +74,7 @@ class Run:
     def __init__(self, config: Mapping[str, Any], logger: logging.Logger) -> None:
         """Open the ledger, settle what a crash left, and be ready for rows."""
         self.delivering = False
+        self.claims: list[Claim] = []
         self._logger = logger
         self._runs = Path(config["runs_path"])
         self._now = datetime.fromisoformat(config["as_of"]).isoformat() if config.get("as_of") else None
@@ -161,7 +165,7 @@ class Run:
 
         Raises:
             BrakeApplied: the rows look wrong.
-            ConfigRefused: the rows belong to another application than the ledger.
+            ConfigRefused: the rows belong to another application than the ledger, or the state to another ledger.
             InputRefused: the rows are not complete.
             StorageFailed: a disk is full.
         """
@@ -277,6 +281,8 @@ class Run:
         self._judge(plan)
 
     def _merge(self, complete: Mapping[Intake, bool]) -> None:
+        for claim in self.claims:
+            take_at_its_word(self._ledger, claim)
         if self._subscriptions:
             self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
         for one in self._catalogue.values():

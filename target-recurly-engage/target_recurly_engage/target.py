@@ -24,6 +24,7 @@ from singer_sdk.singerlib.encoding import SimpleSingerReader
 from singer_sdk.singerlib.json import deserialize_json, serialize_json
 from typing_extensions import override
 
+from target_recurly_engage.claims import claims_of
 from target_recurly_engage.run import Run
 from target_recurly_engage.settings import SETTINGS, check
 from target_recurly_engage.sinks import SINKS, LeftAloneSink, TakenInSink
@@ -206,6 +207,7 @@ class TargetRecurlyEngage(Target):
             self.logger.warning("no stream of subscriptions came; nothing to do")
             super().process_endofpipe()
             return
+        self._run.claims = list(claims_of(self._latest_state, self._taken_in()))
         self._run.finish()
         if self.config["dry_run"]:
             self._run.end("dry run")
@@ -215,6 +217,14 @@ class TargetRecurlyEngage(Target):
         finally:
             super().process_endofpipe()  # it was delivered, whether that could be noted or not
         self._run.check_rejects()
+
+    def _taken_in(self) -> list[str]:
+        """List the streams, by the names that the tap gives them, whose rows were for the run."""
+        return [
+            stream
+            for stream, maps in self.mapper.stream_maps.items()
+            if any(isinstance(self._sinks_active.get(one.stream_alias), TakenInSink) for one in maps)
+        ]
 
     @override
     def _write_state_message(self, state: dict[str, Any]) -> None:

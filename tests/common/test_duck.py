@@ -13,21 +13,29 @@ from hypothesis import strategies as st
 from piano_engage_common.duck import connect, name, session, text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
+@pytest.fixture(scope="module")
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    """One for all examples."""
+    with duckdb.connect() as connection:
+        yield connection
+
+
 @settings(deadline=None)
 @given(value=TEXT)
-def test_any_text_stays_itself_in_sql(value: str) -> None:
-    assert duckdb.connect().execute(f"SELECT {text(value)}").fetchall() == [(value,)]
+def test_any_text_stays_itself_in_sql(connection: duckdb.DuckDBPyConnection, value: str) -> None:
+    assert connection.execute(f"SELECT {text(value)}").fetchall() == [(value,)]
 
 
 @settings(deadline=None)
 @given(identifier=TEXT.filter(bool))
-def test_any_name_stays_itself_in_sql(identifier: str) -> None:
-    description = duckdb.connect().execute(f"SELECT 1 AS {name(identifier)}").description
+def test_any_name_stays_itself_in_sql(connection: duckdb.DuckDBPyConnection, identifier: str) -> None:
+    description = connection.execute(f"SELECT 1 AS {name(identifier)}").description
     assert [column[0] for column in description] == [identifier]
 
 

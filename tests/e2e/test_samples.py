@@ -31,6 +31,8 @@ FORMS = {
     "jsonl.gz": {"format": "jsonl", "compression": "gzip"},
 }
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("samples")]  # one worker makes the three runs, once
+
 TEXTS = (
     "Subscription ID", "Subscription status", "Upgrade status", "Trial status", "Billing period", "Resource ID (RID)",
     "Resource name", "Term ID", "Term name", "Term type", "Template ID", "Template name", "Offer ID", "Offer name",

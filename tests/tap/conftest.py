@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlparse
@@ -19,6 +20,8 @@ import duckdb
 import pytest
 from piano_engage_sandbox.testing import serving
 from tap_piano.tap import TapPiano
+
+from tests import warm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +34,7 @@ IDS = ("Subscription ID", "User ID (UID)")
 PATIENCE = 120
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """What one run of the tap left: exit code, messages, log."""
 
@@ -41,7 +44,7 @@ class Run:
     tmp: Path
     rejects_folder: Path
 
-    @property
+    @cached_property
     def messages(self) -> list[dict[str, Any]]:
         """The Singer messages, parsed."""
         return [json.loads(line) for line in self.out.splitlines()]
@@ -175,7 +178,7 @@ class MakeRow(Protocol):
         ...
 
 
-Process = subprocess.Popen[bytes]
+Process = subprocess.Popen[bytes] | warm.Process
 StartTap = tuple[Callable[..., Process], Callable[[Process], Run]]
 """The command, not waited for: a function that starts it, and one that waits."""
 
@@ -223,25 +226,28 @@ def start(
     catalog: Mapping[str, Any] | None = None,
     before: Sequence[str] = (),
     **settings: Any,  # noqa: ANN401
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start the command ``tap-piano`` and do not wait for it; *before* stands in front of it on the command line."""
     files = {"config": _prepare(tmp_path, export, settings), "state": state, "catalog": catalog}
-    command = [*before, str(COMMAND)]
+    options: list[str] = []
     for option, content in files.items():
         if content is not None:
             path = tmp_path / f"{option}.json"
             path.write_text(json.dumps(content))
-            command += [f"--{option}", str(path)]
+            options += [f"--{option}", str(path)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    if not before:
+        return warm.piped(COMMAND.name, [*options, *args], environment=environment, folder=tmp_path)
     return subprocess.Popen(
-        [*command, *args],
+        [*before, str(COMMAND), *options, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        env=environment,
     )
 
 
-def finish(process: subprocess.Popen[bytes], tmp_path: Path) -> Run:
+def finish(process: Process, tmp_path: Path) -> Run:
     """Wait for the command."""
     out, log = process.communicate(timeout=PATIENCE)
     return Run(process.returncode, out, log.decode(), tmp_path / "tmp", tmp_path / "rejects")
@@ -267,10 +273,10 @@ def tap(tmp_path: Path) -> Tap:
 def start_tap(tmp_path: Path) -> StartTap:
     """The command, not waited for: a function that starts it, and one that waits."""
 
-    def begin(export: Path | str | None, *args: str, **settings: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+    def begin(export: Path | str | None, *args: str, **settings: Any) -> Process:  # noqa: ANN401
         return start(tmp_path, export, *args, **settings)
 
-    def wait(process: subprocess.Popen[bytes]) -> Run:
+    def wait(process: Process) -> Run:
         return finish(process, tmp_path)
 
     return begin, wait

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
-    import subprocess
+from tests.target.conftest import ROUNDS
 
+if TYPE_CHECKING:
     from piano_engage_sandbox.server import Server
 
-    from tests.tap.conftest import StartTap
+    from tests.tap.conftest import Process, StartTap
 
-KILLS = 20
+KILLS = 8 * ROUNDS
 KEYS = {
     "offers": "offer_id",
     "promo_codes": "promo_code_id",
@@ -42,7 +42,7 @@ class Target:
         self.kept: Kept = {}
         self.state: dict[str, Any] | None = None
 
-    def read(self, process: subprocess.Popen[bytes]) -> None:
+    def read(self, process: Process) -> None:
         """Read until the tap has gone."""
         assert process.stdout is not None
         for line in process.stdout:
@@ -79,8 +79,11 @@ def sync_into(target: Target, start_tap: StartTap, settings: dict[str, Any], kil
         assert process.returncode == 0, errors
 
 
-@pytest.mark.timeout(240)
-def test_killed_twenty_times_nothing_is_missing(piano: Server, settings: dict[str, Any], start_tap: StartTap) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(240 * ROUNDS)
+def test_killed_again_and_again_nothing_is_missing(
+    piano: Server, settings: dict[str, Any], start_tap: StartTap
+) -> None:
     settings = {**settings, "page_size": 100}
     undisturbed = Target()
     began = time.monotonic()
@@ -89,7 +92,7 @@ def test_killed_twenty_times_nothing_is_missing(piano: Server, settings: dict[st
     moments = random.Random(20)  # noqa: S311 - moments of a test
     target = Target()
     for number in range(KILLS):
-        if number % 5 == 4:
+        if number % 3 == 2:
             piano.control("POST", "clock", {"advance": "2d"})
         sync_into(target, start_tap, settings, moments.uniform(0.3 * took, took))
     sync_into(target, start_tap, settings)

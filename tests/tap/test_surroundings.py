@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.tap.conftest import Exports, MakeRow, Run, StartTap, Tap
+    from tests.tap.conftest import Exports, MakeRow, Process, Run, StartTap, Tap
 
 MAX_APPENDED_LINES = 20_000
 FAILED, INPUT_REFUSED, STORAGE_FAILED, CONFIG_REFUSED = 1, 65, 74, 78
@@ -147,11 +147,9 @@ def test_file_that_grows_while_it_is_read_stops_the_run(sample: Path, exports: E
 # Signals and pipes
 
 
-def start_and_let_it_fill_the_pipe(
-    start: Callable[..., subprocess.Popen[bytes]], export: Path
-) -> subprocess.Popen[bytes]:
+def start_and_let_it_fill_the_pipe(start: Callable[..., Process], export: Path) -> Process:
     """Start the tap and read one message: it now waits in the middle of many."""
-    process: subprocess.Popen[bytes] = start(export)
+    process: Process = start(export)
     assert process.stdout is not None
     assert b"SCHEMA" in os.read(process.stdout.fileno(), 1 << 20)
     assert b"RECORD" in os.read(process.stdout.fileno(), 4096)

@@ -309,6 +309,7 @@ class Engage:
             "delivered": f"user_id, fingerprint, {', '.join(TRAITS)}",
             "deliveries": "channel, status, users, bytes",
             "traits": "trait, kind, stream",
+            "taken_in": "stream, signature",
         }
         return self.dump(columns=columns)
 

@@ -141,6 +141,7 @@ def edges() -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_on_sixty_days_of_the_sandbox_with_every_boundary_day_both_say_the_same(tmp_path: Path) -> None:
     """Each day has another hour; the clocks change on one of them, and every edge is crossed in the middle."""
     began, made, seen = datetime(2026, 2, 25, 5, tzinfo=UTC), contract(segments="all"), Seen()

@@ -14,6 +14,8 @@ from piano_engage_common.stops import StorageFailed
 from target_recurly_engage import ledger as module
 from target_recurly_engage.ledger import MIGRATIONS, VERSION, Ledger
 
+from tests.target.conftest import ROUNDS
+
 if TYPE_CHECKING:
     from tests.target.conftest import Engage
 
@@ -140,15 +142,18 @@ def test_a_migration_that_is_killed_at_any_statement_leaves_the_old_ledger_or_th
     before, kept = content(engage.ledger), engage.folder / "kept"
     shutil.copy(engage.ledger, kept)
     statements = 2 + 1 + (VERSION - version) + 2 + 2  # looking, the version's table, each, the version, the commit
+    at_each = (
+        version in {1, VERSION - 1} or ROUNDS > 1
+    )  # the first one takes all steps, the last one is what comes next
     seen = []
-    for left in range(1, statements + 1):
+    for left in range(1 if at_each else statements - 1, statements + 1):
         shutil.copy(kept, engage.ledger)
         killed = engage.run(messages, script=KILLED_IN_MIGRATION.format(left=left))
         assert (killed.code, killed.out) == (-signal.SIGKILL, ""), killed.log
         seen.append(content(engage.ledger)["ledger"] == [(VERSION,)])
         if not seen[-1]:
             assert content(engage.ledger) == before
-    assert seen == [False] * (statements - 1) + [True]
+    assert seen == [False] * (len(seen) - 1) + [True]
     again = engage.run(messages)
     assert (again.code, len(again.states), len(engage.files)) == (0, 1, 1), "what was told is not told again"
     assert "0 changes" in again.log

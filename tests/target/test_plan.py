@@ -20,6 +20,8 @@ from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.run import Run
 from target_recurly_engage.traits import NAMES, TRAITS, Wording
 
+from tests.target.conftest import ROUNDS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,7 +33,7 @@ NOW = "2026-03-28T06:00:00+00:00"
 CONFIG = {
     "timezone": "UTC", "as_of": NOW, "clear_string": "none", "clear_number": -1, "clear_boolean": False,
     "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
-    "report": True,
+    "report": False,
     "streams": {}, "traits": "all", "thresholds": {}, "trait_prefix": "", "trait_names": {}, "leave_out": {},
     "primary": ["live", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",
     "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [],
@@ -124,7 +126,8 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=6 * ROUNDS, deadline=None)
 @given(steps=STEPS, at_once=st.sampled_from([1, 2, plan.AT_ONCE]), traits=st.sampled_from(["all", "all,computed"]))
 def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
     steps: list[tuple[dict[str, dict[str, str]], bool]], at_once: int, traits: str
@@ -184,7 +187,7 @@ def test_a_slice_that_is_lost_is_found_out(tmp_path: Path, lose: slice) -> None:
         assert history.engage == history.desired()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10 * ROUNDS, deadline=None)
 @given(cells=st.lists(CELL, min_size=1, max_size=40))
 def test_any_cell_comes_back_as_it_was(cells: list[str]) -> None:
     with TemporaryDirectory() as folder:

@@ -1,0 +1,81 @@
+"""What a tap's STATE claims to have handed on, held against what the ledger has taken in.
+
+A tap that has handed on an export may pass it by the next time, for its state says so. If the ledger was lost
+meanwhile, or an older copy of it put back, readers would stay untold and nobody would hear of it. So a bookmark may
+hold, under :data:`KEY`, a ``signature`` of what was handed on and, in ``after``, the signature of what that builds on;
+the ledger keeps the signatures in the transaction that takes the rows in. A state without the key claims nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_common.stops import ConfigRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from target_recurly_engage.ledger import Ledger
+
+KEY: Final = "handed_on"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a run claims of one stream.
+
+    Attributes:
+        stream: its name.
+        signature: of what was handed on in full; None where the state claims nothing.
+        after: what it builds on; None where it is all there is. It is the same as *signature* where the run had
+            nothing to hand on.
+    """
+
+    stream: str
+    signature: str | None = None
+    after: str | None = None
+
+
+def claims_of(state: object, streams: Iterable[str]) -> Iterator[Claim]:
+    """Read from a STATE, of whatever tap, what it claims of *streams*."""
+    for stream in streams:
+        found = _within(_within(_within(state, "bookmarks"), stream), KEY)
+        signature, after = (_within(found, name) for name in ("signature", "after"))
+        if isinstance(signature, str):
+            yield Claim(stream, signature, after if isinstance(after, str) else None)
+        else:
+            yield Claim(stream)
+
+
+def take_at_its_word(ledger: Ledger, claim: Claim) -> None:
+    """Note what a stream claims, once the ledger has taken in what that builds on; inside the intake's transaction.
+
+    Raises:
+        ConfigRefused: the ledger has not taken it in.
+    """
+    taken = _taken(ledger, claim.stream)
+    newest = taken[-1] if taken else None
+    standing = claim.after == newest if claim.after == claim.signature else claim.after in taken
+    if claim.after is not None and not standing:
+        msg = (
+            f"the state of stream {claim.stream!r} says that an export was handed on which this ledger has not taken "
+            f"in: {ledger.path} is another ledger, a new one, or an older copy. Nothing was sent. Run once with "
+            "--full-refresh, so that the tap sends everything again."
+        )
+        raise ConfigRefused(msg)
+    if claim.signature != newest:
+        ledger.connection.execute(
+            "INSERT INTO taken_in (number, stream, signature) VALUES (?, ?, ?)",
+            [len(taken) + 1, claim.stream, claim.signature],
+        )
+
+
+def _taken(ledger: Ledger, stream: str) -> list[str | None]:
+    """List what the ledger has taken in of a stream, the newest last; None is what nobody can name."""
+    query = "SELECT signature FROM taken_in WHERE stream = ? ORDER BY number"
+    return [signature for (signature,) in ledger.connection.execute(query, [stream]).fetchall()]
+
+
+def _within(value: object, name: str) -> Any:  # noqa: ANN401 - JSON
+    return value.get(name) if isinstance(value, dict) else None

@@ -120,8 +120,8 @@ def meltano(
     timed(measure, [[*command, "tap-piano", "target-recurly-engage"]], environment=environment)
 
 
-def benchmark(rows: int, repeats: int, folder: Path) -> list[Measure]:
-    """Measure all, *repeats* times in turn."""
+def benchmark(rows: int, repeats: int, folder: Path, only: str) -> list[Measure]:
+    """Measure the bound and what has *only* in its name, *repeats* times in turn."""
     log, small = folder / f"log-{rows}.csv", folder / f"log-{SMALL}.csv"
     make_log(log, rows)
     make_log(small, SMALL)
@@ -161,6 +161,7 @@ def benchmark(rows: int, repeats: int, folder: Path) -> list[Measure]:
         (Measure("default SDK tap, RECORD", SMALL), lambda m: timed(m, [default, ["cat"]])),
         (Measure("default SDK tap -> default SDK target", SMALL), lambda m: timed(m, [default, jsonl])),
     ]
+    steps = [steps[0], *((measure, step) for measure, step in steps[1:] if only in measure.name)]
     for number in range(repeats):
         for measure, step in steps:
             print(f"{number + 1}/{repeats} {measure.name} ...", file=sys.stderr, flush=True)
@@ -189,10 +190,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="", help="measure what has this in its name, such as 'meltano run'")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "benchmark")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    measures = benchmark(arguments.rows, arguments.repeats, arguments.folder)
+    measures = benchmark(arguments.rows, arguments.repeats, arguments.folder, arguments.only)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, ", end="")
     print(f"Python {platform.python_version()}; median of {arguments.repeats}\n")

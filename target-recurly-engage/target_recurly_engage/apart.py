@@ -14,7 +14,7 @@ from piano_engage_common.duck import name
 
 from target_recurly_engage.computed import lives
 from target_recurly_engage.desired import of_log
-from target_recurly_engage.segments import holds
+from target_recurly_engage.predicates import holds
 from target_recurly_engage.traits import Kind
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.computed import computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
-from target_recurly_engage.segments import may, member, predicate, told
+from target_recurly_engage.predicates import may, member, predicate, told
 from target_recurly_engage.traits import Kind, blank_is_null
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
 
+from target_recurly_engage.predicates import may
 from target_recurly_engage.primary import FREE_TERMS, LIVE, TERM_TYPE, words
 from target_recurly_engage.problems import suggestion
 from target_recurly_engage.promotions import make_held_codes, promotions_of, spelled
-from target_recurly_engage.segments import may
 from target_recurly_engage.statuses import Meaning, is_one_of, word_of
 
 if TYPE_CHECKING:

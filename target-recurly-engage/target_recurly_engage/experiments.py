@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import text
 
+from target_recurly_engage.predicates import member, share
 from target_recurly_engage.problems import suggestion
-from target_recurly_engage.segments import NAME, member, share
+from target_recurly_engage.segments import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

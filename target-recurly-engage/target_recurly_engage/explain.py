@@ -12,8 +12,8 @@ from target_recurly_engage.desired import desire, forget_desired
 from target_recurly_engage.eligibility import asked_of, reasons
 from target_recurly_engage.erase import receipt_of
 from target_recurly_engage.manifest import description
+from target_recurly_engage.predicates import member
 from target_recurly_engage.promotions import promotions_of
-from target_recurly_engage.segments import member
 from target_recurly_engage.traits import TRAITS
 
 if TYPE_CHECKING:

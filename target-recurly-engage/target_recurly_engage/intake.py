@@ -1,6 +1,6 @@
 """What comes down the pipe, into a table of the ledger: RECORD and BATCH end in the same place.
 
-RECORD lines are written to a file as they come and loaded from there like a batch.
+RECORD lines are written to a file as they come and loaded from there like a batch. `roles.py` says what is collected.
 """
 
 from __future__ import annotations
@@ -8,47 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import unquote, urlparse
 
 import duckdb
 from piano_engage_common.duck import name, text
-from piano_engage_common.stops import ConfigRefused, InputRefused, storage_errors
-from typing_extensions import override
+from piano_engage_common.stops import InputRefused, storage_errors
 
-from target_recurly_engage.catalogue import JSON, KEPT, Kept
+from target_recurly_engage.catalogue import JSON
 from target_recurly_engage.erased import any_erased, is_erased
-from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind, blank_is_null
+from target_recurly_engage.lines import json_lines, local_path, unreadable, whole_lines
+from target_recurly_engage.traits import SQL_TYPES, Kind, blank_is_null
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from target_recurly_engage.contract import UsersStream
     from target_recurly_engage.ledger import Ledger
 
 LINES_PER_FILE = 100_000
-MAX_RECORD_BYTES = 16 << 20
 SHOWN_CHARACTERS = 40
 
-_TYPES = {
-    "aid": "VARCHAR",
-    "user_id": "VARCHAR",
-    **{trait.name: SQL_TYPES[trait.kind] for trait in TRAITS},
-    "modify_time": "TIMESTAMP WITH TIME ZONE",
-}
-
-_API_TYPES = {
-    **dict.fromkeys(
-        ("aid", "subscription_id", "user_id", "api_status", "api_status_name", "term_id", "term_name"), "VARCHAR"
-    ),
-    "auto_renew": SQL_TYPES[Kind.BOOLEAN],
-    **dict.fromkeys(("start_date", "end_date", "read_at"), SQL_TYPES[Kind.DATE]),
-}
-
-_API, _INCOMING_API = "api_subscriptions", "incoming_api subscriptions"
-
-_GZIP = b"\x1f\x8b"
 _READING = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException)
 
 
@@ -131,7 +110,7 @@ class Intake:
         self._file.close()
         self._file, self._waiting = None, 0
         columns = f"{{record: {text(self._record)}}}"
-        self._load(f"(SELECT unnest(record) FROM {_read_json(self._lines, columns)})", "RECORD messages")
+        self._load(f"(SELECT unnest(record) FROM {json_lines(self._lines, columns)})", "RECORD messages")
         self._lines.unlink()
 
     @property
@@ -148,13 +127,13 @@ class Intake:
         for schema in self._schemas(path, stream):
             self.expect(stream, schema)
         columns = f"{{type: 'VARCHAR', stream: 'VARCHAR', version: 'BIGINT', record: {text(self._record)}}}"
-        ours = f"{_read_json(path, columns)} WHERE stream = {text(stream)}"
+        ours = f"{json_lines(path, columns)} WHERE stream = {text(stream)}"
         try:
             kinds = dict(
                 self._ledger.connection.execute(f"SELECT type, max(version) FROM {ours} GROUP BY 1").fetchall()
             )
         except duckdb.Error as e:
-            raise _unreadable(stream, e) from e
+            raise unreadable(stream, e) from e
         if "BATCH" in kinds:
             msg = f"stream {stream!r} comes in BATCH files. Let the tap write RECORD messages here (no batch_config)."
             raise InputRefused(msg)
@@ -165,13 +144,13 @@ class Intake:
 
     def _schemas(self, path: Path, stream: str) -> list[dict[str, Any]]:
         """Read what the SCHEMA messages of *stream* promise; there must be one."""
-        source = _read_json(path, "{type: 'VARCHAR', stream: 'VARCHAR', schema: 'JSON'}")
+        source = json_lines(path, "{type: 'VARCHAR', stream: 'VARCHAR', schema: 'JSON'}")
         try:
             found = self._ledger.connection.execute(
                 f"SELECT stream, schema FROM {source} WHERE type = 'SCHEMA'"
             ).fetchall()
         except duckdb.Error as e:
-            raise _unreadable(stream, e) from e
+            raise unreadable(stream, e) from e
         if stream not in {one for one, _ in found}:
             others = ", ".join(sorted({one for one, _ in found})) or "none at all"
             msg = (
@@ -190,7 +169,7 @@ class Intake:
             InputRefused: a file is gone, lies elsewhere, or holds what cannot be read.
         """
         for url in urls:
-            path = _path(url)
+            path = local_path(url)
             self._load(self._batch(encoding, path), url, columnar=encoding == "parquet")
             with storage_errors(f"removing {path}"):
                 path.unlink()
@@ -202,8 +181,8 @@ class Intake:
             InputRefused: as :meth:`take_files`.
         """
         for url in urls:
-            path = _path(url)
-            source = _read_text(path) if encoding == "jsonl" else self._batch(encoding, path)
+            path = local_path(url)
+            source = whole_lines(path) if encoding == "jsonl" else self._batch(encoding, path)
             line = "line" if encoding == "jsonl" else "to_json(rows)"
             # A cursor, for between two records the connection is asked other things.
             cursor = self._ledger.connection.cursor()
@@ -212,7 +191,7 @@ class Intake:
                 while some := cursor.fetchmany(1000):
                     yield from (json.loads(row[0]) for row in some)
             except duckdb.Error as e:
-                raise _unreadable(url, e) from e
+                raise unreadable(url, e) from e
             self.flush()
             path.unlink()
 
@@ -221,7 +200,7 @@ class Intake:
             return f"read_parquet({text(str(path))})"
         if encoding == "jsonl":
             columns = ", ".join(f"{name(column)}: 'VARCHAR'" for column in sorted(self.columns))
-            return _read_json(path, f"{{{columns}}}")
+            return json_lines(path, f"{{{columns}}}")
         msg = f"BATCH: the encoding {encoding!r} is not known. Let the tap write parquet or jsonl."
         raise InputRefused(msg)
 
@@ -239,9 +218,9 @@ class Intake:
                 load = f"INSERT INTO {self.table} BY NAME SELECT {values} FROM {source}"
                 ((rows,),) = connection.execute(load + self._leave_out_erased(source, types)).fetchall()
         except _READING as e:
-            raise self._culprit(source, label) or _unreadable(label, e) from e
+            raise self._culprit(source, label) or unreadable(label, e) from e
         except duckdb.IOException as e:
-            raise _unreadable(label, e) from e
+            raise unreadable(label, e) from e
         self.rows += rows
 
     def _leave_out_erased(self, source: str, types: Mapping[str, str]) -> str:
@@ -363,102 +342,6 @@ class Intake:
         return f"{cast}({value} AS {wanted})"
 
 
-class SubscriptionsIntake(Intake):
-    """Collects subscriptions."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        """Collect into the table ``incoming``."""
-        super().__init__(
-            ledger, table="incoming", types=_TYPES, key=("subscription_id", "user_id"), role="subscriptions"
-        )
-
-    @override
-    def finish(self) -> bool:
-        complete = super().finish()
-        _check_application(self._ledger, "subscriptions")
-        return complete
-
-
-class ApiIntake(Intake):
-    """Collects what Piano's API says of subscriptions, which is only compared.
-
-    Args:
-        ledger: where they are collected.
-        temporary: they come from outside a run: the table shadows that of the ledger.
-    """
-
-    def __init__(self, ledger: Ledger, *, temporary: bool = False) -> None:
-        """Collect into a table that no stream of users can have."""
-        super().__init__(
-            ledger,
-            table=_API if temporary else _INCOMING_API,
-            types=_API_TYPES,
-            key=("subscription_id", "user_id"),
-            role="reconcile",
-            temporary=temporary,
-        )
-
-    @override
-    def finish(self) -> bool:
-        complete = super().finish()
-        _check_application(self._ledger, "subscriptions")
-        return complete
-
-
-class CatalogueIntake(Intake):
-    """Collects what the publisher sells.
-
-    Args:
-        ledger: where it is collected.
-        kept: what is kept of it.
-    """
-
-    def __init__(self, ledger: Ledger, kept: Kept) -> None:
-        """Collect into a table beside that of the ledger."""
-        table = f"incoming_catalogue_{kept.role}"
-        super().__init__(ledger, table=table, types=kept.types, key=(kept.key,), role=kept.role)
-        self.kept = kept
-
-    @override
-    def finish(self) -> bool:
-        complete = super().finish()
-        _check_application(self._ledger, self.kept.role)
-        return complete
-
-
-def _check_application(ledger: Ledger, what: str) -> None:
-    """One application, one ledger (decision 17): of two, a reader would get the traits of either by turns.
-
-    Raises:
-        ConfigRefused: rows of another application came.
-    """
-    own = {"incoming", "subscriptions", _API, _INCOMING_API, *KEPT, *(f"incoming_catalogue_{role}" for role in KEPT)}
-    rows = " UNION ".join(f"SELECT aid FROM {name(table)}" for table in ledger.tables() if table in own)
-    found = ledger.connection.execute(f"{rows} ORDER BY aid").fetchall()
-    aids = [aid for (aid,) in found if aid is not None]
-    if len(aids) > 1:
-        msg = (
-            f"one ledger serves one application, but {what} of {' and '.join(aids[:3])} meet in "
-            f"{ledger.path}. Nothing was sent; give each application a ledger and an output of its own."
-        )
-        raise ConfigRefused(msg)
-
-
-class UsersIntake(Intake):
-    """Collects one stream of users; all as the text it came as, which is judged when it is written.
-
-    Args:
-        ledger: where they are collected.
-        stream: which of its properties are kept.
-    """
-
-    def __init__(self, ledger: Ledger, stream: UsersStream) -> None:
-        """Collect into a table beside that of the stream."""
-        types = dict.fromkeys((stream.user_id, *(trait.key for trait in stream.traits)), "VARCHAR")
-        super().__init__(ledger, table=f"incoming_{stream.stream}", types=types, key=(stream.user_id,), role="users")
-        self.stream = stream
-
-
 class _Snapshot:
     """How far a stream's snapshot is."""
 
@@ -476,40 +359,3 @@ class _Snapshot:
     def broken(self) -> bool:
         """Rows came, and nothing said that they were all."""
         return self._open is not None and self._open != self.complete
-
-
-def _read_json(path: Path, columns: str) -> str:
-    """Make the SQL that reads JSON lines; all as text, for a number that is none shall be named, not guessed at."""
-    return (
-        f"read_json({text(str(path))}, format = 'newline_delimited', columns = {columns}, "
-        f"compression = {text(_compression(path))}, maximum_object_size = {MAX_RECORD_BYTES})"
-    )
-
-
-def _read_text(path: Path) -> str:
-    return (
-        f"(SELECT json AS line FROM read_json_objects({text(str(path))}, format = 'newline_delimited', "
-        f"compression = {text(_compression(path))}, maximum_object_size = {MAX_RECORD_BYTES}))"
-    )
-
-
-def _compression(path: Path) -> str:
-    """Look into the file, for the message need not tell."""
-    with path.open("rb") as file:
-        return "gzip" if file.read(len(_GZIP)) == _GZIP else "uncompressed"
-
-
-def _path(url: str) -> Path:
-    address = urlparse(url)
-    if address.scheme not in {"", "file"} or address.netloc not in {"", "localhost"}:
-        msg = f"BATCH: {url} does not lie on this machine. Let the tap write its batches into a local folder."
-        raise InputRefused(msg)
-    path = Path(unquote(address.path))
-    if not path.is_file():
-        msg = f"BATCH: there is no file {path}. Do tap and target see the same file system?"
-        raise InputRefused(msg)
-    return path
-
-
-def _unreadable(label: str, error: duckdb.Error) -> InputRefused:
-    return InputRefused(f"{label}: holds what cannot be read: {str(error).splitlines()[0]}. Nothing was sent.")

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.desired import Source, desire, forget_desired, hash_of, rule_text
+from target_recurly_engage.slices import compare
 from target_recurly_engage.traits import USER_ID, Kind, Trait
 
 if TYPE_CHECKING:
+    from target_recurly_engage.changes import TraitChanges
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Wording
@@ -31,7 +33,6 @@ _OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
 """Columns of ``delivered`` that are no traits."""
 
 _GONE: Final = "gone"
-_ROW: Final = name("row in its source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +46,6 @@ class Ageing:
 
     after_days: float = 0
     over_days: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraitChanges:
-    """For one trait: how many readers get a first value, another value, or the value that clears it."""
-
-    new: int = 0
-    changed: int = 0
-    cleared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +104,7 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
     known = ledger.count("SELECT count(*) FROM delivered")
-    counts = _compare(ledger, sources, traits, wording, delivery_id)
+    counts = compare(ledger, sources, traits, wording, delivery_id)
     fingerprint = _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
@@ -222,173 +214,7 @@ def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
     """
 
 
-# What has changed
-
-AT_ONCE: Final = 125_000
-"""Readers that are compared at a time where they have rows in several tables, so that memory is enough for it."""
-
-
-@dataclass(slots=True)
-class _Counts:
-    """What a plan changes: readers that are new, changed, told again and gone, and by trait what TraitChanges has."""
-
-    new: int = 0
-    changed: int = 0
-    again: int = 0
-    gone: int = 0
-    first: list[int] = field(default_factory=list)
-    other: list[int] = field(default_factory=list)
-
-    def add(self, **counts: int | list[int]) -> None:
-        """Add those of a slice."""
-        for one, more in counts.items():
-            if isinstance(more, int):
-                setattr(self, one, getattr(self, one) + more)
-            else:
-                before = getattr(self, one) or [0] * len(more)
-                setattr(self, one, [a + b for a, b in zip(before, more, strict=True)])
-
-    def by_trait(self, traits: tuple[Trait, ...]) -> dict[str, TraitChanges]:
-        """Give the changes by the names of the traits; none where nothing changes."""
-        if not self.new and not self.changed:
-            return {}
-        return {
-            trait.name: TraitChanges(
-                new=self.first[i] + self.other[3 * i], changed=self.other[3 * i + 1], cleared=self.other[3 * i + 2]
-            )
-            for i, trait in enumerate(traits)
-        }
-
-
-def _compare(
-    ledger: Ledger, sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str
-) -> _Counts:
-    """Make the plan of the suspects, slice by slice, and count what it changes."""
-    execute, counts = ledger.connection.execute, _Counts()
-    differing = _differing(sources, traits, wording, delivery_id)
-    for i, part in enumerate(_slices(ledger, sources)):
-        execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
-        for k, source in enumerate(sources):
-            execute(f"CREATE OR REPLACE TEMP TABLE slice_{k} AS {_of_slice(source)}")
-        execute("CREATE OR REPLACE TEMP TABLE told AS FROM delivered SEMI JOIN slice USING (user_id)")
-        execute(f"CREATE OR REPLACE TEMP TABLE planned AS {differing}")
-        execute(f"{'INSERT INTO plan' if i else 'CREATE OR REPLACE TABLE plan AS'} FROM planned")
-        known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
-        new, first = _first_values(ledger, traits, wording)
-        changed, other = _other_values(ledger, traits, wording)
-        counts.add(
-            new=new,
-            changed=changed,
-            again=ledger.count(f"{known} WHERE NOT {_differs(traits, wording)}"),
-            gone=ledger.count(f"{known} JOIN slice USING (user_id) WHERE {_lost(sources, wording)}"),
-            first=first,
-            other=other,
-        )
-    for table in ("told", "planned", "slice", *(f"slice_{k}" for k in range(len(sources)))):
-        execute(f"DROP TABLE {table}")
-    return counts
-
-
-def _slices(ledger: Ledger, sources: tuple[Source, ...]) -> list[str]:
-    """Make the SQL of the slices in which suspects are compared.
-
-    By a hash, for a rowid says little: rows that came in this transaction have others than they will have.
-    """
-    known = " SEMI JOIN delivered USING (user_id)" if len(sources) == 1 else ""  # of new ones a row is narrow then
-    wide = ledger.count(f"SELECT count(*) FROM suspects{known}")
-    count = max(-(-wide // AT_ONCE), 1)
-    return [f"hash(user_id) % {count} = {i}" for i in range(count)]
-
-
-def _of_slice(source: Source) -> str:
-    """Make the SQL of the rows of a source that a slice asks for."""
-    columns = dict.fromkeys(source.column(trait) for trait in source.traits)
-    read = ", ".join([f"{source.table}.rowid AS {_ROW}", *columns])
-    return f"SELECT {read} FROM {source.table} JOIN slice ON {source.table}.rowid = slice.{source.row}"
-
-
-def _differing(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
-    """Make the SQL of a slice's plan: its desired traits without those that Engage was told word by word."""
-    source_of = {trait.name: source for source in sources for trait in source.traits}
-    cells = ", ".join(f"{_cell(source_of.get(trait.name), trait, wording)} AS {name(trait.name)}" for trait in traits)
-    joins = " ".join(
-        f"LEFT JOIN slice_{k} AS {one.table} ON {one.table}.{_ROW} = slice.{one.row}" for k, one in enumerate(sources)
-    )
-    return f"""
-        WITH desired AS (
-            SELECT slice.user_id, {text(delivery_id)} AS delivery_id, slice.fingerprint, {cells}
-            FROM slice {joins} LEFT JOIN told ON told.user_id = slice.user_id
-        )
-        SELECT plan.* FROM desired AS plan LEFT JOIN told USING (user_id)
-        WHERE told.user_id IS NULL OR plan.user_id IN (FROM again) OR {_differs(traits, wording)}
-    """
-
-
-def _cell(source: Source | None, trait: Trait, wording: Wording) -> str:
-    """Make the SQL of what is to be told of a trait; where its source knows nothing it is cleared, if it was told."""
-    absent = f"CASE WHEN told.{name(trait.name)} IS NOT NULL THEN {text(wording.clear_value(trait))} END"
-    if source is None:
-        return absent
-    return f"CASE WHEN slice.{source.row} IS NULL THEN {absent} ELSE {wording.written(trait, source.column(trait))} END"
-
-
-def _differs(traits: tuple[Trait, ...], wording: Wording) -> str:
-    """Make the SQL that says whether ``plan`` differs from ``told`` in what is a reason to send."""
-    differences = []
-    for trait in traits:
-        planned, told = f"plan.{name(trait.name)}", f"told.{name(trait.name)}"
-        if trait.drifts:
-            differences.append(f"({planned} IS NULL) <> ({told} IS NULL)")
-        if not trait.drifts:
-            differences.append(f"{planned} IS DISTINCT FROM {told}")
-        elif trait.thresholds:
-            differences.append(f"{wording.step(trait, planned)} <> {wording.step(trait, told)}")
-    return f"coalesce({' OR '.join(differences)}, false)"
-
-
-def _lost(sources: tuple[Source, ...], wording: Wording) -> str:
-    """Make the SQL that says whether a source knew a reader, as ``told`` shows, and no longer does."""
-    lost = []
-    for source in sources:
-        known = " OR ".join(f"told.{name(trait.name)} <> {text(wording.clear_value(trait))}" for trait in source.traits)
-        lost.append(f"(slice.{source.row} IS NULL AND coalesce({known or 'false'}, false))")
-    return " OR ".join(lost)
-
-
-def _remember_equals(ledger: Ledger) -> None:
-    """Give a reader whose traits are the same in other words of the rule the new fingerprint, for the next sieve."""
-    ledger.connection.execute("""
-        UPDATE delivered SET fingerprint = suspects.fingerprint
-        FROM (FROM suspects ANTI JOIN plan USING (user_id)) AS suspects
-        WHERE delivered.user_id = suspects.user_id
-    """)
-
-
-# Counts
-
-
-def _first_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -> tuple[int, list[int]]:
-    """Count readers that are new, and for each trait those of them that get a value."""
-    cells = ", ".join(f"count_if({name(t.name)} <> {text(wording.clear_value(t))})" for t in traits)
-    query = f"SELECT count(*), {cells} FROM planned ANTI JOIN told USING (user_id)"
-    ((new, *counts),) = ledger.connection.execute(query).fetchall()
-    return new, [count or 0 for count in counts]  # of no rows count_if() makes NULL
-
-
-def _other_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -> tuple[int, list[int]]:
-    """Count known readers in the plan, and for each trait those that get a first, another, or a clearing value."""
-    cells = []
-    for trait in traits:
-        column, clear = name(trait.name), text(wording.clear_value(trait))
-        differs = f"plan.{column} IS DISTINCT FROM told.{column}"
-        cells += [
-            f"count_if(told.{column} IS NULL AND plan.{column} <> {clear})",
-            f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} <> {clear})",
-            f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} = {clear})",
-        ]
-    query = f"SELECT count(*), {', '.join(cells)} FROM planned AS plan JOIN told USING (user_id)"
-    ((known, *counts),) = ledger.connection.execute(query).fetchall()
-    return known, [count or 0 for count in counts]
+# What is noted
 
 
 def _note_invalid(ledger: Ledger, sources: tuple[Source, ...], wording: Wording, clock: str) -> dict[str, int]:
@@ -422,6 +248,15 @@ def _note_invalid(ledger: Ledger, sources: tuple[Source, ...], wording: Wording,
     execute("DROP TABLE found")
     counts = execute("SELECT trait || ': ' || reason, count(*) FROM invalid GROUP BY ALL ORDER BY ALL").fetchall()
     return {str(words): int(count) for words, count in counts}
+
+
+def _remember_equals(ledger: Ledger) -> None:
+    """Give a reader whose traits are the same in other words of the rule the new fingerprint, for the next sieve."""
+    ledger.connection.execute("""
+        UPDATE delivered SET fingerprint = suspects.fingerprint
+        FROM (FROM suspects ANTI JOIN plan USING (user_id)) AS suspects
+        WHERE delivered.user_id = suspects.user_id
+    """)
 
 
 def _name_plan(ledger: Ledger) -> str:

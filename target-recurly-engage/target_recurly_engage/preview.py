@@ -9,8 +9,9 @@ from piano_engage_common.duck import name
 from target_recurly_engage.apart import apart
 from target_recurly_engage.desired import desire, forget_desired, today_of
 from target_recurly_engage.eligibility import asked_of, counts, unknown_promotions
+from target_recurly_engage.predicates import member
 from target_recurly_engage.promotions import promotions_of
-from target_recurly_engage.segments import ABOUT_VALUES, member
+from target_recurly_engage.traits import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from target_recurly_engage.segments import Segment
 
 SAMPLE: Final = 10
+_ABOUT_VALUES: Final = frozenset({Kind.STRING})
+"""Types of which a value that nobody has is a mistake, as a rule."""
 _TRUE: Final = "true"
 
 
@@ -139,7 +142,7 @@ def unseen_values(ledger: Ledger, contract: Contract) -> Iterator[str]:
     for segment in contract.segments:
         for row in (one for filter_ in segment.filters for one in filter_.walk()):
             trait = row.trait
-            if trait is None or trait.stream or row.operator != "one_of" or trait.kind not in ABOUT_VALUES:
+            if trait is None or trait.stream or row.operator != "one_of" or trait.kind not in _ABOUT_VALUES:
                 continue
             column, table = name(trait.key), "computed" if trait.computed else "subscriptions"
             query = f"SELECT DISTINCT {column} FROM {table} WHERE lower({column}) IN (SELECT lower(unnest(?)))"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from target_recurly_engage.contract import Contract
-    from target_recurly_engage.segments import Filter, Segment
+    from target_recurly_engage.filters import Filter
+    from target_recurly_engage.segments import Segment
     from target_recurly_engage.traits import Trait, Wording
 
 DISPLAYS: Final = {

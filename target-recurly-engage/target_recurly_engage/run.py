@@ -27,12 +27,12 @@ from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
 from target_recurly_engage.handover import Handover
-from target_recurly_engage.intake import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.offers import write_offers
 from target_recurly_engage.plan import Ageing, make_plan
 from target_recurly_engage.preview import sizes, unseen_values
+from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary

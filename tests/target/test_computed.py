@@ -16,9 +16,10 @@ from target_recurly_engage import experiments
 from target_recurly_engage.computed import BY_NAME, FORMULAS
 from target_recurly_engage.contract import contract_of
 from target_recurly_engage.desired import desire
+from target_recurly_engage.filters import OPERATORS
 from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.predicates import _COMPARISONS
 from target_recurly_engage.ready import BY_NAME as READY
-from target_recurly_engage.segments import _COMPARISONS, OPERATORS
 from target_recurly_engage.traits import Kind
 
 from tests.e2e.test_days import life

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 from target_recurly_engage import experiments
-from target_recurly_engage.segments import share
+from target_recurly_engage.predicates import share
 
 from tests.target import lives
 from tests.target.test_computed import NOW, contract, desired

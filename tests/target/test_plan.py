@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from target_recurly_engage import plan
+from target_recurly_engage import slices
 from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.run import Run
 from target_recurly_engage.traits import NAMES, TRAITS, Wording
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from target_recurly_engage.desired import Source
+    from target_recurly_engage.plan import Plan
 
     from tests.target.conftest import Engage
 
@@ -68,7 +69,7 @@ class History:
         self.piano: dict[str, dict[str, str]] = {}
         self.engage: dict[str, dict[str, str]] = {}
 
-    def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> plan.Plan:
+    def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> Plan:
         """Bring rows, run, and read what was sent with Python's csv."""
         run = Run(self.config, logging.getLogger("test"))
         names = ["subscription_id", "user_id", *NAMES[1:]]
@@ -128,11 +129,11 @@ STEPS = st.lists(
 
 @pytest.mark.slow
 @settings(max_examples=6 * ROUNDS, deadline=None)
-@given(steps=STEPS, at_once=st.sampled_from([1, 2, plan.AT_ONCE]), traits=st.sampled_from(["all", "all,computed"]))
+@given(steps=STEPS, at_once=st.sampled_from([1, 2, slices.AT_ONCE]), traits=st.sampled_from(["all", "all,computed"]))
 def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
     steps: list[tuple[dict[str, dict[str, str]], bool]], at_once: int, traits: str
 ) -> None:
-    with TemporaryDirectory() as folder, patch.object(plan, "AT_ONCE", at_once):
+    with TemporaryDirectory() as folder, patch.object(slices, "AT_ONCE", at_once):
         history = History(Path(folder), traits)
         for rows, complete in steps:
             before = dict(history.engage)
@@ -154,15 +155,15 @@ def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
 
 def test_slices_are_alike_also_of_rows_that_came_in_the_same_transaction(tmp_path: Path) -> None:
     """DuckDB gives rows of an open transaction row numbers far above all others."""
-    slices, sizes = plan._slices, []
+    whole, sizes = slices._slices, []
 
     def counted(ledger: Ledger, sources: tuple[Source, ...]) -> Sequence[str]:
-        parts = slices(ledger, sources)
+        parts = whole(ledger, sources)
         sizes.append([ledger.count(f"SELECT count(*) FROM suspects WHERE {part}") for part in parts])
         return parts
 
     history = History(tmp_path, "all,computed")
-    with patch.object(plan, "AT_ONCE", 50), patch.object(plan, "_slices", counted):
+    with patch.object(slices, "AT_ONCE", 50), patch.object(slices, "_slices", counted):
         history.step({f"RC{n:04}": {"user_id": f"u{n}"} for n in range(400)}, complete=True)
         history.config["clear_string"] = "nothing"  # all are told anew
         history.step({f"RC{n}": {"user_id": f"u{n}"} for n in range(9000, 9010)}, complete=False)
@@ -173,13 +174,13 @@ def test_slices_are_alike_also_of_rows_that_came_in_the_same_transaction(tmp_pat
 @pytest.mark.parametrize("lose", [slice(1, None), slice(-1)])
 def test_a_slice_that_is_lost_is_found_out(tmp_path: Path, lose: slice) -> None:
     """The broken double: the plan is made of all slices but one."""
-    slices = plan._slices
+    whole = slices._slices
     rows = {f"RC{n:02}": {"user_id": f"u{n}"} for n in range(40)}
 
     def fewer(ledger: Ledger, sources: tuple[Source, ...]) -> Sequence[str]:
-        return slices(ledger, sources)[lose]
+        return whole(ledger, sources)[lose]
 
-    with patch.object(plan, "AT_ONCE", 10), patch.object(plan, "_slices", fewer):
+    with patch.object(slices, "AT_ONCE", 10), patch.object(slices, "_slices", fewer):
         history = History(tmp_path, "all,computed")
         history.step(rows, complete=True)
     assert 0 < len(history.engage) < 40

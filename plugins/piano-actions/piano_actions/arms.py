@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import duckdb
 from piano_engage_common.stops import ConfigRefused
 from target_recurly_engage.experiments import CONTROL
-from target_recurly_engage.segments import member
+from target_recurly_engage.predicates import member
 
 if TYPE_CHECKING:
     from target_recurly_engage.contract import Contract

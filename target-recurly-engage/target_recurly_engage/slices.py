@@ -1,0 +1,117 @@
+"""Who may have changed is compared with what Engage was told, some readers at a time, so that memory is enough for it.
+
+A slice has tables, for this connection: ``slice``, its readers; ``slice_0`` and so on, their rows in each source;
+``told``, what Engage was told of them; ``planned``, what is to be sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from piano_engage_common.duck import name, text
+
+from target_recurly_engage.changes import Counts, first_values, other_values
+
+if TYPE_CHECKING:
+    from target_recurly_engage.desired import Source
+    from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.traits import Trait, Wording
+
+_ROW: Final = name("row in its source")
+AT_ONCE: Final = 125_000
+"""Readers that are compared at a time where they have rows in several tables, so that memory is enough for it."""
+
+
+def compare(
+    ledger: Ledger, sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str
+) -> Counts:
+    """Make the plan of the suspects, slice by slice, and count what it changes."""
+    execute, counts = ledger.connection.execute, Counts()
+    differing = _differing(sources, traits, wording, delivery_id)
+    for i, part in enumerate(_slices(ledger, sources)):
+        execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
+        for k, source in enumerate(sources):
+            execute(f"CREATE OR REPLACE TEMP TABLE slice_{k} AS {_of_slice(source)}")
+        execute("CREATE OR REPLACE TEMP TABLE told AS FROM delivered SEMI JOIN slice USING (user_id)")
+        execute(f"CREATE OR REPLACE TEMP TABLE planned AS {differing}")
+        execute(f"{'INSERT INTO plan' if i else 'CREATE OR REPLACE TABLE plan AS'} FROM planned")
+        known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
+        new, first = first_values(ledger, traits, wording)
+        changed, other = other_values(ledger, traits, wording)
+        counts.add(
+            new=new,
+            changed=changed,
+            again=ledger.count(f"{known} WHERE NOT {_differs(traits, wording)}"),
+            gone=ledger.count(f"{known} JOIN slice USING (user_id) WHERE {_lost(sources, wording)}"),
+            first=first,
+            other=other,
+        )
+    for table in ("told", "planned", "slice", *(f"slice_{k}" for k in range(len(sources)))):
+        execute(f"DROP TABLE {table}")
+    return counts
+
+
+def _slices(ledger: Ledger, sources: tuple[Source, ...]) -> list[str]:
+    """Make the SQL of the slices in which suspects are compared.
+
+    By a hash, for a rowid says little: rows that came in this transaction have others than they will have.
+    """
+    known = " SEMI JOIN delivered USING (user_id)" if len(sources) == 1 else ""  # of new ones a row is narrow then
+    wide = ledger.count(f"SELECT count(*) FROM suspects{known}")
+    count = max(-(-wide // AT_ONCE), 1)
+    return [f"hash(user_id) % {count} = {i}" for i in range(count)]
+
+
+def _of_slice(source: Source) -> str:
+    """Make the SQL of the rows of a source that a slice asks for."""
+    columns = dict.fromkeys(source.column(trait) for trait in source.traits)
+    read = ", ".join([f"{source.table}.rowid AS {_ROW}", *columns])
+    return f"SELECT {read} FROM {source.table} JOIN slice ON {source.table}.rowid = slice.{source.row}"
+
+
+def _differing(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
+    """Make the SQL of a slice's plan: its desired traits without those that Engage was told word by word."""
+    source_of = {trait.name: source for source in sources for trait in source.traits}
+    cells = ", ".join(f"{_cell(source_of.get(trait.name), trait, wording)} AS {name(trait.name)}" for trait in traits)
+    joins = " ".join(
+        f"LEFT JOIN slice_{k} AS {one.table} ON {one.table}.{_ROW} = slice.{one.row}" for k, one in enumerate(sources)
+    )
+    return f"""
+        WITH desired AS (
+            SELECT slice.user_id, {text(delivery_id)} AS delivery_id, slice.fingerprint, {cells}
+            FROM slice {joins} LEFT JOIN told ON told.user_id = slice.user_id
+        )
+        SELECT plan.* FROM desired AS plan LEFT JOIN told USING (user_id)
+        WHERE told.user_id IS NULL OR plan.user_id IN (FROM again) OR {_differs(traits, wording)}
+    """
+
+
+def _cell(source: Source | None, trait: Trait, wording: Wording) -> str:
+    """Make the SQL of what is to be told of a trait; where its source knows nothing it is cleared, if it was told."""
+    absent = f"CASE WHEN told.{name(trait.name)} IS NOT NULL THEN {text(wording.clear_value(trait))} END"
+    if source is None:
+        return absent
+    return f"CASE WHEN slice.{source.row} IS NULL THEN {absent} ELSE {wording.written(trait, source.column(trait))} END"
+
+
+def _differs(traits: tuple[Trait, ...], wording: Wording) -> str:
+    """Make the SQL that says whether ``plan`` differs from ``told`` in what is a reason to send."""
+    differences = []
+    for trait in traits:
+        planned, told = f"plan.{name(trait.name)}", f"told.{name(trait.name)}"
+        if trait.drifts:
+            differences.append(f"({planned} IS NULL) <> ({told} IS NULL)")
+        if not trait.drifts:
+            differences.append(f"{planned} IS DISTINCT FROM {told}")
+        elif trait.thresholds:
+            differences.append(f"{wording.step(trait, planned)} <> {wording.step(trait, told)}")
+    return f"coalesce({' OR '.join(differences)}, false)"
+
+
+def _lost(sources: tuple[Source, ...], wording: Wording) -> str:
+    """Make the SQL that says whether a source knew a reader, as ``told`` shows, and no longer does."""
+    lost = []
+    for source in sources:
+        known = " OR ".join(f"told.{name(trait.name)} <> {text(wording.clear_value(trait))}" for trait in source.traits)
+        lost.append(f"(slice.{source.row} IS NULL AND coalesce({known or 'false'}, false))")
+    return " OR ".join(lost)

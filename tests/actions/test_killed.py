@@ -196,12 +196,12 @@ def kill_and_go_on(killed: Killed, way: Way, at: int, *, go_on: tuple[tuple[str,
     """Kill an action at a step, go on with it by *go_on* and by asking again, and look."""
     entry, piano = way.find(killed), killed.piano
     command = (*way.ask, "--user", killed.uid(entry), "--key", f"key-{at}")
-    before = piano.calls(way.path) if way.path != "ping" else 0
+    piano.server.control("DELETE", "requests")  # the journal forgets the oldest when it is full
     assert killed.run(*command, at=at).returncode == -signal.SIGKILL, f"step {at}"
     for one in (*go_on, command):
         done = killed.run(*one)
         assert done.returncode == 0, (at, one, done.stderr)
-    asked = piano.calls(way.path) - before if way.path != "ping" else 1
+    asked = piano.calls(way.path) if way.path != "ping" else 1
     assert min(1, way.most) <= asked <= way.most, f"step {at}: asked {asked} times"
     assert way.well(killed, entry), f"step {at}"
     assert {row["state"] for row in killed.store.audit(limit=1000)} == {"finished"}

@@ -147,7 +147,7 @@ class Transport:
         url: str,
         *,
         params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         data: bytes | None = None,
         may_be_empty: bool = False,
     ) -> Answer:
@@ -212,7 +212,7 @@ class Transport:
         url: str,
         *,
         params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         data: bytes | None = None,
         follow: bool = False,
     ) -> Iterator[requests.Response]:

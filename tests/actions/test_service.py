@@ -14,9 +14,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 import requests
 from piano_actions.cli.asking import Context
@@ -50,14 +52,33 @@ class Service:
     def post(self, action: str, body: object, **headers: str) -> requests.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         kind = {"data": body} if isinstance(body, bytes) else {"json": body}
-        return requests.post(f"{self.url}/actions/{action}", headers=self.headers | named, timeout=60, **kind)
+        answer = requests.post(f"{self.url}/actions/{action}", headers=self.headers | named, timeout=60, **kind)
+        self.check(f"/actions/{action.partition('?')[0]}", "post", answer)
+        return answer
 
     def ask(self, action: str, body: object, **headers: str) -> Answer:
         answer = self.post(action, body, **headers)
         return answer.status_code, answer.json()
 
     def get(self, path: str, **headers: str) -> requests.Response:
-        return requests.get(f"{self.url}/{path}", headers=headers, timeout=20)
+        answer = requests.get(f"{self.url}/{path}", headers=headers, timeout=20)
+        self.check(f"/{path.partition('?')[0]}", "get", answer)
+        return answer
+
+    def check(self, path: str, method: str, answer: requests.Response) -> None:
+        """See that an answer is as the service describes it."""
+        ways = self.described["paths"].get(path)
+        if ways is None:  # a page that is not there, or is not described
+            return
+        (kind, content), *_ = ways[method]["responses"][str(answer.status_code)]["content"].items()
+        assert answer.headers["Content-Type"].partition(";")[0] == kind
+        if kind == "application/json":
+            jsonschema.validate(answer.json(), {**content["schema"], "components": self.described["components"]})
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The description of the service."""
+        return requests.get(f"{self.url}/openapi.json", timeout=20).json()
 
 
 @contextmanager

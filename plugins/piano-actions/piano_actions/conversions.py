@@ -41,7 +41,8 @@ def tell(transport: Transport, *, url: str, app_id: str, user_id: str, tracker: 
     address = f"{url.rstrip('/')}{PATH}"
     label = label_of("GET", address)
     params = {"id": app_id, "type": "custom", "custom_field_id": tracker}
-    headers = {"user-id": user_id, "rf-app": app_id, "Accept": "application/json"}
+    given = user_id.encode("utf-8", "surrogatepass")  # a text would have to be Latin-1
+    headers: dict[str, str | bytes] = {"user-id": given, "rf-app": app_id, "Accept": "application/json"}
 
     def attempt() -> Answer:
         return transport.once("GET", address, params=params, headers=headers)

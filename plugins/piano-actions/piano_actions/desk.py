@@ -118,12 +118,22 @@ class Desk:
                 done.append(self._work(claim, again=True))
             except RunStopped as e:
                 self._logger.warning("%s could not be brought to an end yet: %s", claim.request.action, e)
+            except Exception:  # a fault of ours in one shall not keep the others from being done
+                self._logger.exception("%s could not be brought to an end", claim.request.action)
         return done
 
     def _settle_before(self, request: Request) -> Outcome | None:
         """Bring to an end what is not sure of this reader, for another wish of the same kind might do it twice."""
         for claim in self.store.left_behind(reader=request.user_id, but=request.key):
-            found = self._work(claim, again=True)
+            try:
+                found = self._work(claim, again=True)
+            except Exception as e:
+                if claim.request.action == request.action:
+                    raise
+                self._logger.warning(
+                    "%s of the same reader could not be brought to an end yet: %s", claim.request.action, e
+                )
+                continue
             if found.status is Status.UNKNOWN and found.action == request.action:
                 return found
         return None

@@ -115,7 +115,10 @@ def named(piano: PianoClient, action: str, user_id: str, subscription_id: str) -
 
 def of_reader(piano: PianoClient, user_id: str) -> list[dict[str, Any]]:
     """List a reader's subscriptions, live or not, as list items: without the guard fields."""
-    return [item for page in piano.pages("subscription/list", "subscription_id", uid=user_id) for item in page]
+    try:
+        return [item for page in piano.pages("subscription/list", "subscription_id", uid=user_id) for item in page]
+    except NotFound:  # Piano is not documented to say this instead of giving an empty list, nor not to
+        return []
 
 
 def is_known(piano: PianoClient, user_id: str) -> bool:

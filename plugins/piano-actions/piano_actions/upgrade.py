@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import RunStopped
-from tap_piano.client import PianoRefused, Unanswered
+from tap_piano.client import NotFound, PianoRefused, Unanswered
 from target_recurly_engage.statuses import Meaning
 
 from piano_actions import terms
@@ -169,19 +169,19 @@ def _reached(one: Subscription, word: str) -> bool:
 
 
 def _can(piano: PianoClient, subscription_id: str) -> bool:
-    """Whether Piano would change the term of a subscription now; 1012 says no as well."""
+    """Whether Piano would change the term of a subscription now; it says no by a code as well, such as 1012."""
     try:
         return piano.ask("term/change/can", subscription_id=subscription_id).data is True
-    except PianoRefused as e:
-        if e.code == NO_OPTION:
-            return False
-        raise
+    except PianoRefused:
+        return False
 
 
 def status_of(piano: PianoClient, user_id: str, subscription_id: str) -> dict[str, Any] | None:
     """Ask for the change that waits; None where there is none, which Piano says in one of three ways."""
     try:
         page = piano.ask("term/change/getSubscriptionUpgradeStatus", uid=user_id, subscription_id=subscription_id)
+    except NotFound:
+        return None
     except PianoRefused as e:
         if e.code == NO_OPTION:
             return None

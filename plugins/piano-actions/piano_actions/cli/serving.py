@@ -48,6 +48,7 @@ def app_of(context: Context) -> FastAPI:
         msg = f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
         raise ConfigRefused(msg)
     reader = reader_of(settings)
+    _ = context.target  # read now: what is wrong with it shall not be told at a click only
     store = Store(settings.store_url)
     piano = client_of(settings, LOGGER, at_once=settings.workers)
     pusher = context.pusher(piano, store) if context.tells else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic import WithJsonSchema as Described
 
 from piano_actions import conversions, pool, resubscribe, upgrade
 from piano_actions.store import Request
@@ -21,51 +22,77 @@ JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
 KEY: Final = r"^[!-~]{1,128}$"
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+LONGEST_TEXT: Final = 200
+LARGEST_NUMBER: Final = 2**53 - 1
+"""The largest whole number that every program reads as it was written (RFC 7493)."""
+_CONTROLS: Final = r"\x00-\x1f\x7f"
+
+
+def _text_of(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Write a whole number as a text; other things stay, and are refused."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(int(value)) if number and 0 <= value <= LARGEST_NUMBER and value == int(value) else value
+
+
+def _described(pattern: str, *others: dict[str, Any]) -> Described:
+    text = {"type": "string", "maxLength": LONGEST_TEXT, "pattern": pattern}
+    return Described({"anyOf": [text, {"type": "integer", "minimum": 0, "maximum": LARGEST_NUMBER}, *others]})
+
+
+_Plain = Annotated[
+    str,
+    StringConstraints(max_length=LONGEST_TEXT, pattern=f"^[^{_CONTROLS}]*$"),
+    AfterValidator(str.strip),
+    BeforeValidator(_text_of),
+]
+Text = Annotated[_Plain, _described(rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$")]
+"""A member that is needed: a text that is not empty, or a number."""
+MayBe = Annotated[_Plain | None, _described(f"^[^{_CONTROLS}]*$", {"type": "null"})]
+"""One that may be left out; an empty text is the same as none."""
 
 
 class Asked(BaseModel):
     """What all actions take. Other members are ignored, for Engage may send more than we know."""
 
-    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+    model_config = ConfigDict(extra="ignore")
 
     user_id: Text
     """The reader: Piano's UID."""
-    offer: Text | None = None
+    offer: MayBe = None
     """Names the prompt or offer; with user and action it is the key where no header gives one."""
 
 
 class Resubscribe(Asked):
     """Have a subscription that is about to end renew by itself again."""
 
-    subscription_id: Text | None = None
+    subscription_id: MayBe = None
 
 
 class Upgrade(Asked):
     """Change the term of a subscription."""
 
     to_term: Text
-    from_term: Text | None = None
-    subscription_id: Text | None = None
+    from_term: MayBe = None
+    subscription_id: MayBe = None
 
 
 class CancelUpgrade(Asked):
     """Withdraw a change of term that waits."""
 
-    subscription_id: Text | None = None
+    subscription_id: MayBe = None
 
 
 class PromoCode(Asked):
     """Give a reader his code of a promotion."""
 
     promotion: Text
-    term_id: Text | None = None
+    term_id: MayBe = None
 
 
 class Conversion(Asked):
     """Tell Engage of a finished checkout."""
 
-    tracker: Text | None = None
+    tracker: MayBe = None
 
 
 MODELS: Final[dict[str, type[Asked]]] = {
@@ -100,7 +127,7 @@ def request_of(action: str, content_type: str, body: bytes, key: str | None) -> 
     """
     given = _flat(content_type, body)
     try:
-        asked = MODELS[action].model_validate({name: value for name, value in given.items() if value not in {None, ""}})
+        asked = MODELS[action].model_validate({name: value for name, value in given.items() if not _absent(value)})
     except ValidationError as e:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in e.errors(include_input=False))
         raise Unreadable(told) from None
@@ -109,25 +136,33 @@ def request_of(action: str, content_type: str, body: bytes, key: str | None) -> 
     return Request(action, user_id, params, key or _made(action, user_id, params))
 
 
+def _absent(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _flat(content_type: str, body: bytes) -> Mapping[str, Any]:
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in {"", JSON, FORM}:
         raise OtherType
     try:
         text = body.decode()
-        given = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=50)) if kind == FORM else json.loads(text)
+        given = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=50)) if kind == FORM else _json(text)
     except (ValueError, RecursionError):
         msg = "the body is neither JSON nor a form in UTF-8"
         raise Unreadable(msg) from None
     if not isinstance(given, dict):
         msg = "the body is no object"
         raise Unreadable(msg)
-    if any(isinstance(value, dict | list) for value in given.values()):
-        msg = "the body is not flat: members are texts"
-        raise Unreadable(msg)
-    return {
-        name: value if value is None or isinstance(value, str) else json.dumps(value) for name, value in given.items()
-    }
+    return given
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - JSON
+    """Read JSON, without the numbers that Python takes and JSON has not."""
+
+    def refuse(_word: str) -> NoReturn:
+        raise ValueError
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def _made(action: str, user_id: str, params: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI looks at the types of what it calls
@@ -16,6 +16,8 @@ from fastapi.responses import PlainTextResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from piano_actions.service.asked import FORM
+from piano_actions.service.bodies import body_of
+from piano_actions.service.problems import problems
 from piano_actions.webhooks import LONGEST_DATA, Event, Poison
 
 if TYPE_CHECKING:
@@ -111,11 +113,9 @@ async def _form_field(request: Request) -> str:
     """Give the field of a form; empty where there is none. No more is read than an event may have."""
     if request.method != "POST":
         return ""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > 2 * LONGEST_DATA:
-            return "~" * (LONGEST_DATA + 1)  # too long, whatever it is
+    body = await body_of(request, longest=2 * LONGEST_DATA)
+    if body is None:
+        return "~" * (LONGEST_DATA + 1)  # too long, whatever it is
     text = body.decode("latin-1")
     if not text.strip():
         return ""
@@ -132,15 +132,24 @@ def add_hooks(app: FastAPI, hooks: Hooks) -> None:
         """Take an event of Piano, and answer once it is stored."""
         return await hooks.take(request)
 
-    described = {"name": FIELD, "in": "query", "required": False, "schema": {"type": "string"}}
-    for method in ("GET", "POST"):
-        app.add_api_route(
-            PATH,
-            piano,
-            methods=[method],
-            operation_id="webhook",
-            response_class=PlainTextResponse,
-            include_in_schema=method == "GET",
-            responses={503: {"description": "It cannot be stored now; send it again."}},
-            openapi_extra={"parameters": [described]},
-        )
+    app.add_api_route(PATH, piano, methods=["GET", "POST"], include_in_schema=False)
+
+
+def described() -> dict[str, Any]:
+    """Describe the two ways of calling, by method, for OpenAPI."""
+    member = {"type": "string", "description": "An event, encrypted with the private key. Without one it is a probe."}
+    form = {FORM: {"schema": {"type": "object", "properties": {FIELD: member}}}}
+    answer = {"text/plain": {"schema": {"type": "string"}}}
+    same = {
+        "summary": "Take an event of Piano, and answer once it is stored",
+        "responses": {
+            "200": {"description": "It is stored, or is of no use.", "content": answer},
+            **{str(status): one for status, one in problems(400, 408, 500).items()},
+            "503": {"description": "It cannot be stored now; send it again.", "content": answer},
+        },
+    }
+    query = {"name": FIELD, "in": "query", "required": False, "schema": member}
+    return {
+        "get": {**same, "operationId": "webhook_by_get", "parameters": [query]},
+        "post": {**same, "operationId": "webhook_by_post", "parameters": [query], "requestBody": {"content": form}},
+    }

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Note = Callable[..., None]
 
 POLL_SECONDS: Final = 0.05
+FRESH_SECONDS: Final = 10.0
+"""So long an answer is given again without a look whether it still holds: impatient clicks, requests sent again."""
 
 
 class Do(Protocol):
@@ -103,7 +105,26 @@ class Desk:
                     raise
                 time.sleep(POLL_SECONDS)
                 continue
-            return claim if isinstance(claim, Outcome) else self._work(claim)
+            if not isinstance(claim, Outcome):
+                return self._work(claim)
+            if not self._starts_over(request):
+                return claim
+
+    def _starts_over(self, request: Request) -> bool:
+        """Let go of an answer that holds no more: what was asked for, and done or refused then, can be done now.
+
+        Only of a key that was made: who brings one of his own says himself what is one request.
+        """
+        if not request.made or request.action == conversions.ACTION:
+            return False
+        at = self.store.answered_at(request.key)
+        if at is None or time.time() - at < FRESH_SECONDS:
+            return False
+        found = _ACTIONS[request.action](self, request, {}, _no_note, dry_run=True)
+        if found.status is not Status.WOULD:
+            return False
+        self.store.release(request.key, at)
+        return True
 
     def recover(self) -> list[Outcome]:
         """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time."""

@@ -67,12 +67,14 @@ class Request:
         user_id: the reader.
         params: all else, texts and truth values.
         key: two requests with the same one are one.
+        made: the key was made of what is asked for, so the same wish a day later has it too.
     """
 
     action: str
     user_id: str
     params: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    made: bool = False
 
     @property
     def body(self) -> str:
@@ -218,6 +220,19 @@ class Store:
         if claim is None:
             raise InFlight
         return claim
+
+    def answered_at(self, key: str) -> float | None:
+        """Say when the answer to a key was given, in epoch seconds; None where there is none."""
+        query = sa.select(ACTIONS.c.finished_at).where(ACTIONS.c.key == key, ACTIONS.c.state == FINISHED)
+        with self._engine.begin() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def release(self, key: str, answered_at: float) -> None:
+        """Let a key stand for its answer no more, unless there is a newer one."""
+        one = ACTIONS.c
+        mine = sa.and_(one.key == key, one.state == FINISHED, one.finished_at == answered_at)
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(ACTIONS).where(mine).values(key=None))
 
     def note(self, claim: Claim, **chosen: Any) -> None:  # noqa: ANN401 - JSON
         """Keep what was found out, before anything is changed at Piano."""

@@ -89,7 +89,14 @@ class Plan:
 
 
 def make_plan(
-    ledger: Ledger, contract: Contract, *, now: str, clock: str, delivery_id: str, ageing: Ageing | None = None
+    ledger: Ledger,
+    contract: Contract,
+    *,
+    now: str,
+    clock: str,
+    delivery_id: str,
+    ageing: Ageing | None = None,
+    counted: bool = True,
 ) -> Plan:
     """Compute the plan into the table ``plan``; to be called inside a transaction.
 
@@ -103,6 +110,7 @@ def make_plan(
         clock: the moment at which this is done, as ISO 8601.
         delivery_id: names the delivery that will send it.
         ageing: when readers are told again; without it only after a file that came between.
+        counted: count what changes, and note values that cannot be sent; of one reader that takes longer than the plan.
     """
     execute, wording = ledger.connection.execute, contract.wording
     _mend(ledger)
@@ -112,7 +120,7 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
     known = ledger.count("SELECT count(*) FROM delivered")
-    counts = _compare(ledger, sources, traits, wording, delivery_id)
+    counts = _compare(ledger, sources, traits, wording, delivery_id, counted=counted)
     fingerprint = _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
@@ -123,7 +131,7 @@ def make_plan(
         changed=counts.changed - counts.again,
         gone=counts.gone,
         again=counts.again,
-        invalid=_note_invalid(ledger, sources, wording, clock),
+        invalid=_note_invalid(ledger, sources, wording, clock) if counted else {},
         fingerprint=fingerprint,
         traits=counts.by_trait(traits),
     )
@@ -261,7 +269,13 @@ class _Counts:
 
 
 def _compare(
-    ledger: Ledger, sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str
+    ledger: Ledger,
+    sources: tuple[Source, ...],
+    traits: tuple[Trait, ...],
+    wording: Wording,
+    delivery_id: str,
+    *,
+    counted: bool,
 ) -> _Counts:
     """Make the plan of the suspects, slice by slice, and count what it changes."""
     execute, counts = ledger.connection.execute, _Counts()
@@ -273,6 +287,8 @@ def _compare(
         execute("CREATE OR REPLACE TEMP TABLE told AS FROM delivered SEMI JOIN slice USING (user_id)")
         execute(f"CREATE OR REPLACE TEMP TABLE planned AS {differing}")
         execute(f"{'INSERT INTO plan' if i else 'CREATE OR REPLACE TABLE plan AS'} FROM planned")
+        if not counted:
+            continue
         known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
         new, first = _first_values(ledger, traits, wording)
         changed, other = _other_values(ledger, traits, wording)

@@ -51,7 +51,8 @@ class Desk:
         store: the notes.
         choose: picks one of several subscriptions by the target's rule; None where several are refused.
         engage: gives what talks to Engage, when it is needed.
-        tell: called with a reader of whom Engage has to be told; None where that is left to the nightly run.
+        tell: called with a reader of whom Engage has to be told, and the subscription that was changed; None where that
+            is left to the nightly run.
         make_codes: make a promo code where a pool has none left.
         upgrade_wait: seconds to wait for a change of term that is to be made at once.
         logger: told of what was left behind.
@@ -64,7 +65,7 @@ class Desk:
         *,
         choose: Callable[[list[Subscription]], str | None] | None,
         engage: Callable[[], Engage] | None = None,
-        tell: Callable[[str], object] | None = None,
+        tell: Callable[[str, str | None], object] | None = None,
         make_codes: bool = False,
         upgrade_wait: float = 0.0,
         logger: logging.Logger,
@@ -173,7 +174,7 @@ class Desk:
         changed = self.tell is not None and found.action in CHANGES and found.well
         self.store.finish(claim, found, push=changed)
         if changed and self.tell:
-            self.tell(claim.request.user_id)
+            self.tell(claim.request.user_id, found.details.get("subscription_id"))
         return found
 
 

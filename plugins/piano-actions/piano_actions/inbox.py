@@ -10,11 +10,13 @@ the reader switched off, on and off. So the second is not dropped: the reader is
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from piano_actions.erasing import erased_among
 from piano_actions.tables import EVENTS, IGNORED, LEFT, QUARANTINE, WAITING
 from piano_actions.webhooks import Event, Poison, looks_wrapped
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from piano_actions.store import Store
     from piano_actions.webhooks import Reader
+
+    _Arrival = Event | tuple[Poison, str]
 
 SETTLE_SECONDS: Final = 0.3
 """A change of Piano's comes as several events; so long it is waited for the others."""
@@ -50,14 +54,15 @@ class Inbox:
         self._tells = tells
         self._days = days
 
-    def keep(self, arrivals: Sequence[Event | tuple[Poison, str]]) -> list[str]:
+    def keep(self, arrivals: Sequence[_Arrival]) -> list[str]:
         """Keep what came, all of it in one transaction, and say what becomes of each.
 
         Args:
             arrivals: events; and what could not be read, with the reason.
         """
-        events = {self._store.hash_of(one.content): one for one in arrivals if isinstance(one, Event)}
         with self._store.engine.begin() as connection:
+            arrivals = self._without_erased(connection, arrivals)
+            events = {self._store.hash_of(one.content): one for one in arrivals if isinstance(one, Event)}
             known = self._known(connection, list(events))
             for user_id, at in sorted(self._wishes(events, known).items()):
                 self._store.want_soon(connection, user_id, at)
@@ -71,6 +76,18 @@ class Inbox:
             words.append(REPEATED if name in seen else self._state(one))
             seen |= {name} - {None}
         return words
+
+    def _without_erased(self, connection: sa.Connection, arrivals: Sequence[_Arrival]) -> list[_Arrival]:
+        """Take out of events who is meant, where that reader was erased."""
+        named = {one.user_id for one in arrivals if isinstance(one, Event) and one.user_id}
+        gone = erased_among(connection, {self._store.hash_of(user_id) for user_id in named})
+        erased = {user_id for user_id in named if self._store.hash_of(user_id) in gone} if gone else set()
+        return [
+            replace(one, user_id=None, subscription_id=None, word="erased")
+            if isinstance(one, Event) and one.user_id in erased
+            else one
+            for one in arrivals
+        ]
 
     def _known(self, connection: sa.Connection, digests: list[str]) -> dict[str, float]:
         """Give when the work on those of some events was done that came before; 0 where it was not."""

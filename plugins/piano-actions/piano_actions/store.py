@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from piano_engage_common.stops import ConfigRefused, StorageFailed
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from piano_actions.erasing import erased_among
 from piano_actions.outcome import Outcome, Status
 from piano_actions.tables import (
     ACTIONS,
@@ -362,6 +363,8 @@ class Store:
         self, connection: sa.Connection, user_id: str, at: float | None = None, again: dict[str, Any] | None = None
     ) -> None:
         now, one = time.time(), PUSHES.c
+        if erased_among(connection, {self.hash_of(user_id)}):
+            return
         again = again or {"wish": one.wish + 1, "attempts": 0, "next_at": now}
         row = {
             "reader": self.hash_of(user_id),

@@ -98,3 +98,10 @@ QUARANTINE: Final = sa.Table(
     sa.Column("times", sa.Integer, nullable=False),
 )
 """Webhooks that could not be used, as they came: encrypted with Piano's private key."""
+ERASED: Final = sa.Table(
+    "erased",
+    METADATA,
+    sa.Column("reader", sa.String(64), primary_key=True),
+    sa.Column("receipt", sa.Text, nullable=False),
+)
+"""Readers who were erased, and of whom nothing is kept or told any more."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 from piano_engage_common.duck import name, text
 from target_recurly_engage.delivery.ingest import properties
+from target_recurly_engage.erased import is_erased
 from target_recurly_engage.handover import Message, moment_of
 from target_recurly_engage.ledger import Ledger, in_use
 from target_recurly_engage.plan import make_plan
@@ -49,6 +50,7 @@ class Known:
         subscriptions: rows of the ledger's table, by subscription id, dates as DuckDB gives them.
         told: values of traits.
         is_told: Engage was told of him at all.
+        is_erased: he was erased, so Engage is told nothing of him.
         kinds: types of the traits of streams of users, as the ledger has them.
         users: his row of each table of a stream of users.
         terms: what other subscriptions of a term say of it: billing period.
@@ -57,6 +59,7 @@ class Known:
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     is_told: bool = False
+    is_erased: bool = False
     kinds: list[tuple[Any, ...]] = field(default_factory=list)
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -106,6 +109,9 @@ def look_up(ledger: Path, contract: Contract, user_id: str) -> Known:
             known.told = {trait: value for trait, value in row.items() if trait not in _NO_TRAITS and value is not None}
         known.kinds = connection.execute("SELECT trait, kind, stream, first_at FROM traits").fetchall()
         tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        known.is_erased = "erased" in tables and bool(
+            connection.execute(f"SELECT {is_erased(text(user_id))}").fetchall()[0][0]
+        )
         for stream in contract.users:
             if stream.table.strip('"') in tables:
                 query = f"FROM {stream.table} WHERE {name(stream.user_id)} = {text(user_id)}"
@@ -220,6 +226,9 @@ class Reckoner:
         self._folder = Path(tempfile.mkdtemp(prefix="piano-actions-"))
         self._ledger = Ledger(self._folder / "reader.duckdb", memory_limit=MEMORY)
         self._one_at_a_time = threading.Lock()
+        with self._ledger.transaction():  # so that the tables have their columns, and need not get them each time
+            moment = moment_of(0)
+            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY, counted=False)
 
     def close(self) -> None:
         """Remove it."""
@@ -239,7 +248,7 @@ class Reckoner:
         with self._one_at_a_time, self._ledger.trial():
             contract = self._fill(user_id, known, held)
             moment = moment_of(now)
-            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY)
+            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY, counted=False)
             execute = self._ledger.connection.execute
             found = execute(properties(self._ledger, contract, "plan", typed=self._typed)).fetchall()
             if not found:

@@ -93,7 +93,7 @@ class Counter:
         self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
         self._flights: dict[str, _Flight] = {}
         if pusher:
-            desk.tell = lambda user_id: self._telling.submit(pusher.push, user_id)
+            desk.tell = lambda user_id, changed: self._telling.submit(pusher.push, user_id, changed)
 
     @property
     def in_flight(self) -> int:

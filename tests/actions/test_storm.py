@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FULL = int(os.environ.get("FAULT_ROUNDS", "1")) >= 10
 EVENTS, KILLS, READERS = (10_000, 3, 1_500) if FULL else (300, 1, 50)
 SENDERS = 6
-UNTIL = 900.0 if FULL else 60.0
+UNTIL = 2000.0 if FULL else 60.0
 SECRET = "a-secret-for-tests-only"  # noqa: S105 - of no use elsewhere
 SERVE = """
 import sys

@@ -146,7 +146,7 @@ def test_while_a_run_has_the_ledger_it_waits(
         raise LedgerBusy
 
     with monkeypatch.context() as patch:
-        patch.setattr(pushes, "look_up", busy)
+        patch.setattr(pushes, "look_all_up", busy)
         ask("resubscribe", "--user", uid)
     (row,) = json.loads(ask("traits", "pending", "--json").stdout)
     assert row["problem"] == "the ledger is in use by a run"
@@ -180,7 +180,9 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("place", ["piano_actions.pushes.Pusher._tell", "target_recurly_engage.handover.Message.leave"])
+@pytest.mark.parametrize(
+    "place", ["piano_actions.pushes.Pusher._write", "target_recurly_engage.handover.Message.leave"]
+)
 def test_a_crash_while_telling_tells_it_later(
     first: Nights, ask: Callable[..., Result], uid: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

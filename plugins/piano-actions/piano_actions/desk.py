@@ -267,7 +267,7 @@ def _conversion(
         raise ConfigRefused(msg)
     if dry_run:
         return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
-    return engage.converted(request.user_id, tracker)
+    return engage.converted(request.user_id, tracker, request.key)
 
 
 def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one

@@ -6,10 +6,7 @@ once more, and loses none.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
@@ -18,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 from piano_engage_common.stops import RunStopped
 from tap_piano.client import NotFound, PianoRefused
-from target_recurly_engage.handover import SUFFIX, Message, moment_of
+from target_recurly_engage.handover import Message, moment_of
 
+from piano_actions.messages import message_in, messages_of, name_for
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
-from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_up, merged
+from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_all_up, merged
 
 if TYPE_CHECKING:
     import logging
@@ -33,14 +31,14 @@ if TYPE_CHECKING:
     from target_recurly_engage.engage import IngestClient
 
     from piano_actions.store import Store
-    from piano_actions.traits import Known
+    from piano_actions.traits import Case, Known
 
     _Reading = tuple[Future[Subscription | None], Future[str | None]]
 
-NAME_LETTERS: Final = 32
-"""Of a reader's hash, in the name of a message."""
-ASKED_AT_ONCE: Final = 8
-"""Requests to Piano at the same time, over all readers who are read."""
+READ_AT_ONCE: Final = 4
+"""Readers who are read from Piano, or written to Engage, at the same time."""
+TOGETHER: Final = 25
+"""Readers whose traits are worked out together, where many wait."""
 
 
 class Told(StrEnum):
@@ -90,11 +88,14 @@ class Pusher:
         self._folder = Path(config["handover_path"]) if config.get("handover_path") else None
         self._logger = logger
         self._reckoner = Reckoner(contract, typed=config["ingest_values"] == "typed")
-        self._asking = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="asking")
+        self._reading = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="reading")
+        self._asking = ThreadPoolExecutor(2 * READ_AT_ONCE, thread_name_prefix="asking")
+        self._writing = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="writing")
 
     def close(self) -> None:
         """Remove the tables."""
-        self._asking.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._reading, self._asking, self._writing):
+            threads.shutdown(wait=True)
         self._reckoner.close()
 
     def push(self, user_id: str, likely: str | None = None) -> Told:
@@ -104,41 +105,60 @@ class Pusher:
             user_id: the reader.
             likely: a subscription of his that is read in any case, while the othis are looked for.
         """
-        wish = self.store.wanted(user_id)
-        if wish is None:
-            return Told.NOTHING
+        return self.push_some([user_id], likely)[user_id]
+
+    def push_some(self, user_ids: list[str], likely: str | None = None) -> dict[str, Told]:
+        """Do the same for several readers, of whom each is told, or kept, by himself."""
+        wishes = {user_id: self.store.wanted(user_id) for user_id in user_ids}
+        ends = {user_id: Told.NOTHING for user_id, wish in wishes.items() if wish is None}
+        wanted = [user_id for user_id in user_ids if user_id not in ends]
         try:
-            told = self._tell(user_id, likely)
-        except NotFound:
-            told = Told.UNKNOWN
-        except LedgerBusy:
+            found = self._known(wanted)
+            ends |= {user_id: Told.ERASED for user_id in wanted if found[user_id].is_erased}
+            cases, failed = self._read_all({one: found[one] for one in wanted if one not in ends}, likely)
+            ends |= {user_id: self._later(user_id, problem) for user_id, problem in failed.items()}
+            changes = self._reckoner.changes(cases, now=self._now()) if cases else {}
+            writing = {one: self._writing.submit(self._write, one, changes[one], cases[one][1]) for one in changes}
+            ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
+        except (LedgerBusy, duckdb.Error, OSError) as e:
+            ends |= {user_id: self._later(user_id, e) for user_id in wanted if user_id not in ends}
+        for user_id in wanted:
+            if ends[user_id] is not Told.LATER:
+                self.store.pushed(user_id, wishes[user_id] or 0, str(ends[user_id]))
+        return {user_id: ends[user_id] for user_id in user_ids}
+
+    def _ended(self, user_id: str, writing: Future[Told]) -> Told:
+        try:
+            return writing.result()
+        except (RunStopped, OSError) as e:
+            return self._later(user_id, e)
+
+    def _later(self, user_id: str, problem: Exception) -> Told:
+        """Note that a reader cannot be told now; of one whom Piano does not know there is nothing to tell."""
+        if isinstance(problem, NotFound):
+            return Told.UNKNOWN
+        if isinstance(problem, LedgerBusy):
             self.store.postponed(user_id, "the ledger is in use by a run")
             return Told.LATER
-        except (RunStopped, duckdb.Error, OSError) as e:
-            self.store.postponed(user_id, type(e).__name__)
-            self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(e).splitlines()[0])
-            return Told.LATER
-        self.store.pushed(user_id, wish, str(told))
-        return told
+        self.store.postponed(user_id, type(problem).__name__)
+        self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(problem).splitlines()[0])
+        return Told.LATER
 
     def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
         """Tell of all readers whose time has come, and count what became of it."""
         counts = dict.fromkeys(map(str, Told), 0)
-        for user_id in self.store.due(limit=limit, every=every):
-            counts[self.push(user_id)] += 1
+        due = self.store.due(limit=limit, every=every)
+        for some in (due[at : at + TOGETHER] for at in range(0, len(due), TOGETHER)):
+            for told in self.push_some(some).values():
+                counts[told] += 1
         return counts
 
     def preview(self, user_id: str) -> Change:
         """Work out what would be told of a reader, and tell nothing."""
-        known = self._known(user_id)
+        known = self._known([user_id])[user_id]
         return self._reckoner.change(user_id, known, self._read(user_id, known), now=self._now())
 
-    def _tell(self, user_id: str, likely: str | None) -> Told:
-        known = self._known(user_id)
-        if known.is_erased:
-            return Told.ERASED
-        held = self._read(user_id, known, likely)
-        change = self._reckoner.change(user_id, known, held, now=self._now())
+    def _write(self, user_id: str, change: Change, held: list[Mapping[str, Any]]) -> Told:
         if not change.properties:
             return Told.NOTHING
         refusal = self._ingest.write(user_id, change.properties)
@@ -151,22 +171,35 @@ class Pusher:
                 at=moment_of(time.time()),
                 piano_at=moment_of(self._now()),
                 traits=change.values,
-                subscriptions=held,
+                subscriptions=[dict(row) for row in held],
             )
-            message.leave(self._folder, f"{time.time_ns()}-{_in_names(user_id)}-{uuid.uuid4().hex[:8]}")
+            message.leave(self._folder, name_for(user_id))
         return Told.TOLD
 
     def _now(self) -> int:
         """Piano's clock, for what is live and what is over is Piano's to say."""
         return int(self._piano.clock or time.time())
 
-    def _known(self, user_id: str) -> Known:
-        known = look_up(self._ledger, self._contract, user_id)
+    def _known(self, user_ids: list[str]) -> dict[str, Known]:
+        found = look_all_up(self._ledger, self._contract, user_ids)
         if self._folder is not None:
-            add_told(known, filter(None, map(_message, messages_of(self._folder, user_id))))
-        return known
+            for user_id, known in found.items():
+                add_told(known, filter(None, map(message_in, messages_of(self._folder, user_id))))
+        return found
 
-    def _read(self, user_id: str, known: Known, likely: str | None = None) -> list[dict[str, Any]]:
+    def _read_all(self, found: dict[str, Known], likely: str | None) -> tuple[dict[str, Case], dict[str, Exception]]:
+        """Read readers at the same time; gives who was read, and what went wrong with the others."""
+        reading = {one: self._reading.submit(self._read, one, known, likely) for one, known in found.items()}
+        cases: dict[str, Case] = {}
+        failed: dict[str, Exception] = {}
+        for user_id, one in reading.items():
+            try:
+                cases[user_id] = (found[user_id], one.result())
+            except (RunStopped, OSError) as e:
+                failed[user_id] = e
+        return cases, failed
+
+    def _read(self, user_id: str, known: Known, likely: str | None = None) -> list[Mapping[str, Any]]:
         """Read the reader's subscriptions: in full those that are live, or not known to have ended."""
         begun = {likely: self._begin(likely)} if likely else {}
         listed = [Subscription(item, self._now()) for item in of_reader(self._piano, user_id)]
@@ -200,18 +233,6 @@ class Pusher:
         return moment((access or {}).get("expire_date"))
 
 
-def messages_of(folder: Path, user_id: str) -> list[Path]:
-    """List the messages about a reader that wait for the next run, the oldest first."""
-    his = f"-{_in_names(user_id)}-"
-    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - thousands of names, and few paths
-    return [folder / one for one in sorted(names) if his in one and one.endswith(SUFFIX)]
-
-
-def _in_names(user_id: str) -> str:
-    """Name a reader in the names of messages; the same for whatever store, for several may leave messages."""
-    return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:NAME_LETTERS]
-
-
 def _known_to_have_ended(listed: Subscription, known: Known) -> bool:
     """Whether there is nothing new to be read of a subscription."""
     before = known.subscriptions.get(listed.id)
@@ -222,11 +243,3 @@ def _same_end(listed: Subscription, before: Mapping[str, Any]) -> bool:
     """Whether a subscription that has ended was known to have, with the same word."""
     words = {str(listed.item.get(name) or "").strip().lower() for name in ("status", "status_name")}
     return str(before.get("subscription_status") or "").strip().lower() in words
-
-
-def _message(path: Path) -> Message | None:
-    """Read what was told; None where a run has just taken it, or it is no message."""
-    try:
-        return Message.read(path)
-    except (OSError, ValueError):
-        return None

@@ -10,7 +10,7 @@ from target_recurly_engage.erase import write_receipt
 
 from piano_actions.cli.asking import as_json, json_of, user
 from piano_actions.erasing import allow, erase
-from piano_actions.pushes import messages_of
+from piano_actions.messages import messages_of
 from piano_actions.traits import LedgerBusy, look_up
 
 if TYPE_CHECKING:

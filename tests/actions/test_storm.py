@@ -153,6 +153,7 @@ def storm(folder: Path, *, events: int, kills: int, readers: int, double: str = 
         port = free.getsockname()[1]
         free.close()
         path, more = folder / "storm.json", {"private_key": piano.app.private_key, "secrets": SECRET, "port": port}
+        more["store_url"] = f"sqlite:///{folder / 'actions.db'}"  # looked into below
         path.write_text(json.dumps(settings_for(piano, folder, target_config=str(nights.config), **more)))
         entries = [
             one

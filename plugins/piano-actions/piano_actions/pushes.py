@@ -18,6 +18,7 @@ from tap_piano.client import NotFound, PianoRefused
 from target_recurly_engage.handover import Message, moment_of
 
 from piano_actions.messages import message_in, messages_of, name_for
+from piano_actions.store import ReaderBusy
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
 from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_all_up, merged
 
@@ -109,23 +110,47 @@ class Pusher:
 
     def push_some(self, user_ids: list[str], likely: str | None = None) -> dict[str, Told]:
         """Do the same for several readers, of whom each is told, or kept, by himself."""
-        wishes = {user_id: self.store.wanted(user_id) for user_id in user_ids}
-        ends = {user_id: Told.NOTHING for user_id, wish in wishes.items() if wish is None}
-        wanted = [user_id for user_id in user_ids if user_id not in ends]
+        ends: dict[str, Told] = {}
+        waiting = user_ids
+        while waiting:  # again of whom there is a newer wish by then
+            wishes = self._take(waiting, ends)
+            try:
+                told = self._tell_all(list(wishes), likely)
+            except BaseException:  # a fault of ours: the next look tries again
+                for user_id in wishes:
+                    self.store.leave_wish(user_id)
+                raise
+            ends |= told
+            done = {user_id: wish for user_id, wish in wishes.items() if told[user_id] is not Told.LATER}
+            waiting = [one for one, wish in done.items() if self.store.pushed(one, wish, str(told[one]))]
+        return {user_id: ends.get(user_id, Told.NOTHING) for user_id in user_ids}
+
+    def _take(self, user_ids: list[str], ends: dict[str, Told]) -> dict[str, int]:
+        """Make the telling of readers ours, and give the numbers of their wishes."""
+        wishes = {}
+        for user_id in user_ids:
+            try:
+                wish = self.store.take_wish(user_id)
+            except ReaderBusy:  # whoever is at it sees that there is a newer wish
+                ends[user_id] = Told.LATER
+                continue
+            if wish is not None:
+                wishes[user_id] = wish
+        return wishes
+
+    def _tell_all(self, user_ids: list[str], likely: str | None) -> dict[str, Told]:
+        ends: dict[str, Told] = {}
         try:
-            found = self._known(wanted)
-            ends |= {user_id: Told.ERASED for user_id in wanted if found[user_id].is_erased}
-            cases, failed = self._read_all({one: found[one] for one in wanted if one not in ends}, likely)
+            found = self._known(user_ids)
+            ends |= {user_id: Told.ERASED for user_id in user_ids if found[user_id].is_erased}
+            cases, failed = self._read_all({one: found[one] for one in user_ids if one not in ends}, likely)
             ends |= {user_id: self._later(user_id, problem) for user_id, problem in failed.items()}
             changes = self._reckoner.changes(cases, now=self._now()) if cases else {}
             writing = {one: self._writing.submit(self._write, one, changes[one], cases[one][1]) for one in changes}
             ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
         except (LedgerBusy, duckdb.Error, OSError) as e:
-            ends |= {user_id: self._later(user_id, e) for user_id in wanted if user_id not in ends}
-        for user_id in wanted:
-            if ends[user_id] is not Told.LATER:
-                self.store.pushed(user_id, wishes[user_id] or 0, str(ends[user_id]))
-        return {user_id: ends[user_id] for user_id in user_ids}
+            ends |= {user_id: self._later(user_id, e) for user_id in user_ids if user_id not in ends}
+        return ends
 
     def _ended(self, user_id: str, writing: Future[Told]) -> Told:
         try:

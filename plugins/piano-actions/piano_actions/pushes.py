@@ -104,7 +104,7 @@ class Pusher:
 
         Args:
             user_id: the reader.
-            likely: a subscription of his that is read in any case, while the othis are looked for.
+            likely: a subscription of his that is read in any case, while the others are looked for.
         """
         return self.push_some([user_id], likely)[user_id]
 
@@ -144,13 +144,28 @@ class Pusher:
             found = self._known(user_ids)
             ends |= {user_id: Told.ERASED for user_id in user_ids if found[user_id].is_erased}
             cases, failed = self._read_all({one: found[one] for one in user_ids if one not in ends}, likely)
-            ends |= {user_id: self._later(user_id, problem) for user_id, problem in failed.items()}
-            changes = self._reckoner.changes(cases, now=self._now()) if cases else {}
+            changes, failed_too = self._changes(cases)
+            ends |= {user_id: self._later(user_id, problem) for user_id, problem in {**failed, **failed_too}.items()}
             writing = {one: self._writing.submit(self._write, one, changes[one], cases[one][1]) for one in changes}
             ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
         except (LedgerBusy, duckdb.Error, OSError) as e:
             ends |= {user_id: self._later(user_id, e) for user_id in user_ids if user_id not in ends}
         return ends
+
+    def _changes(self, cases: dict[str, Case]) -> tuple[dict[str, Change], dict[str, Exception]]:
+        """Work out what to tell; gives that, and what went wrong with readers, of whom none holds up the others."""
+        try:
+            return self._reckoner.changes(cases, now=self._now()) if cases else {}, {}
+        except duckdb.Error as e:
+            if len(cases) == 1:
+                return {}, dict.fromkeys(cases, e)
+        changes: dict[str, Change] = {}
+        failed: dict[str, Exception] = {}
+        for user_id, case in cases.items():
+            found, wrong = self._changes({user_id: case})
+            changes |= found
+            failed |= wrong
+        return changes, failed
 
     def _ended(self, user_id: str, writing: Future[Told]) -> Told:
         try:

@@ -105,6 +105,12 @@ class Service:
         headers = {"Authorization": f"Bearer {SECRET}"}
         return dict(self.session.post(f"{self.url}/actions/resubscribe", json={"user_id": uid}, headers=headers).json())
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU that it took so far, which a busy machine makes no longer."""
+        spent = self.process.cpu_times()
+        return spent.user + spent.system
+
     def count(self, query: str) -> int:
         """Count in the store."""
         with contextlib.closing(sqlite3.connect(self.store, timeout=30)) as connection:
@@ -179,6 +185,7 @@ def clicks(folder: Path, vendor: Vendors, count: int) -> None:
     answered, seen, added = [], [], []
     with service(folder, vendor) as serving:
         vendor.late(LATENCY)
+        before = serving.cpu
         for turn in range(min(count, len(free) // 2)):
             (uid, _), (other, subscription) = free[2 * turn], free[2 * turn + 1]
             alone = [plain(vendor, other, subscription)] if turn % 2 else []
@@ -193,10 +200,12 @@ def clicks(folder: Path, vendor: Vendors, count: int) -> None:
             answered.append(took)
             added.append(took - (alone or [plain(vendor, other, subscription)])[0])
         vendor.late(0)
+        cpu = (serving.cpu - before) / len(seen)
     print(f"{len(seen)} clicks, each vendor answer {LATENCY * 1000:g} ms late")
     print(f"  click to answer            {percentiles(answered)}")
     print(f"  click to trait at Engage   {percentiles(seen)}")
     print(f"  added by the service       {percentiles(added)}")
+    print(f"  CPU of the service, a click with its traits: {cpu * 1000:,.1f} ms")
 
 
 # Webhooks
@@ -259,7 +268,7 @@ def webhooks(folder: Path, vendor: Vendors, seconds: float, rate: float = 200.0)
     count = int(seconds * rate)
     requests_ = [event(vendor, *chance.choice(who), number) for number in range(count)]
     with service(folder, vendor) as serving:
-        began = time.perf_counter()
+        began, before = time.perf_counter(), serving.cpu
         took = asyncio.run(storm(serving.port, requests_.__getitem__, count, rate))
         spent = time.perf_counter() - began
         kept = serving.count("SELECT count(*) FROM events")
@@ -270,6 +279,9 @@ def webhooks(folder: Path, vendor: Vendors, seconds: float, rate: float = 200.0)
         print(f"  acknowledged               {percentiles(took)}")
         print(f"  all readers read {time.perf_counter() - began:.1f} s after the last event")
         untold = serving.count("SELECT count(*) FROM events WHERE state NOT IN ('told', 'nothing')")
+        print(
+            f"  CPU of the service, an event, reading readers included: {(serving.cpu - before) / count * 1000:,.1f} ms"
+        )
         print(f"  lost {count - kept}, not worked on {untold}")
 
 

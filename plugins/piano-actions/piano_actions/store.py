@@ -39,6 +39,7 @@ from piano_actions.tables import (
     UNSURE,
     VERSION,
     WAITING,
+    upsert,
 )
 
 if TYPE_CHECKING:
@@ -347,17 +348,23 @@ class Store:
         with self._engine.begin() as connection:
             self._want(connection, user_id)
 
-    def want_soon(self, connection: sa.Connection, user_id: str, at: float) -> None:
-        """Note the same of a reader of whom Piano said something; what is tried again at distances stays so.
+    def want_soon(self, connection: sa.Connection, wishes: Mapping[str, float]) -> None:
+        """Note the same of readers of whom Piano said something; what is tried again at distances stays so.
 
         Args:
-            connection: whose transaction it belongs to.
-            user_id: the reader.
-            at: when to tell, in epoch seconds.
+            connection: whose transaction it belongs to; that nobody of them was erased is known.
+            wishes: when to tell, in epoch seconds, by reader.
         """
-        one = PUSHES.c
-        sooner = sa.case((sa.and_(one.attempts == 0, one.next_at > at), at), else_=one.next_at)
-        self._want(connection, user_id, at, {"wish": one.wish + 1, "next_at": sooner})
+        one, now, new = PUSHES.c, time.time(), upsert(connection, PUSHES)
+        earlier = sa.and_(one.attempts == 0, one.next_at > new.excluded.next_at)
+        again = {"wish": one.wish + 1, "next_at": sa.case((earlier, new.excluded.next_at), else_=one.next_at)}
+        moments = {"wish": 1, "asked_at": now, "attempts": 0}
+        rows = [
+            {"reader": reader, "user_id": user_id, "next_at": at, **moments}
+            for reader, user_id, at in sorted((self.hash_of(user_id), user_id, at) for user_id, at in wishes.items())
+        ]
+        wish = new.on_conflict_do_update(index_elements=[one.reader], set_=again)
+        connection.execute(wish, rows)
 
     def _want(
         self, connection: sa.Connection, user_id: str, at: float | None = None, again: dict[str, Any] | None = None

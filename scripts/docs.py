@@ -1,8 +1,8 @@
 """Write what `--about` says of the plugins' settings into meltano.yml and the READMEs, and the sandbox's switches.
 
 The places are marked: ``settings: <plugin> (made by ...)`` or ``switches: <part> (made by ...)`` opens one, ``end``
-closes it. With ``--check`` nothing is
-written, and the exit code says whether all is up to date.
+closes it. ``settings: <plugin> as <name>`` lists the settings of one plugin among those of another, in an object of
+that name. With ``--check`` nothing is written, and the exit code says whether all is up to date.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ FILES = (
 )  # fmt: skip
 SWITCHES = ROOT / "plugins/sandbox/piano_engage_sandbox/switches.py"
 BLOCK = re.compile(
-    r"(?P<open>^(?P<indent> *)(?:#|<!--) (?P<what>settings|switches|traits): (?P<name>[a-z-]+) .*?\n)"
+    r"(?P<open>^(?P<indent> *)(?:#|<!--) (?P<what>settings|switches|traits): (?P<name>[a-z-]+) "
+    r"(?:as (?P<inside>[a-z]+) )?.*?\n)"
     r"(?P<body>.*?)(?P<close>^ *(?:#|<!--) end)",
     re.DOTALL | re.MULTILINE,
 )
@@ -71,6 +72,16 @@ def as_yaml(schema: dict[str, Any], indent: str) -> str:
             lines.append("  sensitive: true")
         lines.append(f"  label: {json.dumps(entry.get('title', name))}")
         lines.append(f"  description: {json.dumps(entry['description'], ensure_ascii=False)}")
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
+def inside(plugin: str, schema: dict[str, Any], member: str, indent: str) -> str:
+    """List settings as members of an object among those of another plugin; both go by the first one's variables."""
+    lines = []
+    for name, entry in schema["properties"].items():
+        lines += [f"- name: {member}.{name}", f"  env_aliases: [{plugin.upper().replace('-', '_')}_{name.upper()}]"]
+        lines += [f"  kind: {kind(entry)}"] if kind(entry) else []
+        lines += ["  sensitive: true"] if entry.get("secret") else []
     return "".join(f"{indent}{line}\n" for line in lines)
 
 
@@ -177,6 +188,8 @@ def renewed(text: str) -> str:
         if match["what"] == "traits":
             return match["open"] + TRAIT_TABLES[match["name"]]() + match["close"]
         schema = settings(match["name"])
+        if match["inside"]:
+            return match["open"] + inside(match["name"], schema, match["inside"], match["indent"]) + match["close"]
         is_yaml = match["open"].lstrip().startswith("#")
         body = as_yaml(schema, match["indent"]) if is_yaml else as_table(schema)
         return match["open"] + body + match["close"]

@@ -7,6 +7,7 @@ as a Decimal.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from decimal import Decimal
@@ -48,6 +49,42 @@ def _typed(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
     except ValueError:
         return value
     return found if type(found) in wanted else value
+
+
+def texts_or_lists(schema: Mapping[str, Any], prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read from the environment the settings that may be a text or a list.
+
+    Meltano 4.4 writes a list of a setting without `kind: array` as Python does, and one with it may not be a text.
+
+    Args:
+        schema: the JSON schema of the settings.
+        prefix: with which the variables begin.
+        environment: the variables.
+    """
+    found = {}
+    for name, entry in schema.get("properties", {}).items():
+        variable = f"{prefix}{name.upper()}"
+        if variable in environment and is_text_or_list(entry):
+            found[name] = _list_in(environment[variable])
+    return found
+
+
+def is_text_or_list(entry: Mapping[str, Any]) -> bool:
+    """Whether a setting may be a text or a list."""
+    types = entry.get("type", ())
+    return not isinstance(types, str) and {"string", "array"} <= set(types)
+
+
+def _list_in(given: str) -> Any:  # noqa: ANN401 - JSON
+    """Give the list that a text spells as JSON or as Python does, else the text."""
+    if not given.lstrip().startswith("["):
+        return given
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(given.strip())
+        except (ValueError, SyntaxError):
+            continue
+    return given
 
 
 def check_zone(zone: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +44,7 @@ class Message:
         piano_at: when Piano was asked, as ISO 8601 by Piano's clock.
         traits: values as they were told, by trait.
         subscriptions: rows as in the ledger's table ``subscriptions``, moments as ISO 8601.
+        checkouts: finished ones of which Engage was told, tracker by id; an id that comes twice is one.
     """
 
     user_id: str
@@ -51,6 +52,7 @@ class Message:
     piano_at: str
     traits: dict[str, str]
     subscriptions: list[dict[str, Any]] = field(default_factory=list)
+    checkouts: dict[str, str] = field(default_factory=dict)
 
     def leave(self, folder: Path, called: str) -> Path:
         """Write the message into *folder*, whole or not at all; *called* is its name without the suffix."""
@@ -78,12 +80,11 @@ class Message:
             datetime.fromisoformat(message.piano_at)
             traits = {str(trait): str(value) for trait, value in message.traits.items()}
             rows = [dict(row) for row in message.subscriptions if row["subscription_id"]]
+            checkouts = {str(key): str(tracker) for key, tracker in message.checkouts.items()}
         except (TypeError, KeyError, AttributeError) as e:
             msg = f"no message: {e}"
             raise ValueError(msg) from e
-        return cls(
-            user_id=str(message.user_id), at=message.at, piano_at=message.piano_at, traits=traits, subscriptions=rows
-        )
+        return replace(message, user_id=str(message.user_id), traits=traits, subscriptions=rows, checkouts=checkouts)
 
 
 class Handover:
@@ -118,6 +119,7 @@ class Handover:
         if messages:
             readers = _note_told(ledger, contract, messages, run_id=run_id, csv_hours=csv_hours)
             _keep_rows(ledger, messages)
+            _keep_checkouts(ledger, messages)
         _stand_in(ledger, clock)
         return readers
 
@@ -215,6 +217,19 @@ def _keep_rows(ledger: Ledger, messages: list[Message]) -> None:
         "AS kept WHERE handed_over.subscription_id = kept.subscription_id "
         "AND struct_pack(handed_over.piano_at, handed_over.told_at) < kept.newest"
     )
+
+
+def _keep_checkouts(ledger: Ledger, messages: list[Message]) -> None:
+    """Keep finished checkouts, each once."""
+    rows = [(key, one.user_id, tracker, one.at) for one in messages for key, tracker in one.checkouts.items()]
+    if rows:
+        ledger.connection.execute(
+            "INSERT INTO checkouts SELECT DISTINCT ON (checkout_id) * "
+            "FROM (SELECT unnest(?::VARCHAR[]) AS checkout_id, unnest(?::VARCHAR[]), unnest(?::VARCHAR[]), "
+            "unnest(?::VARCHAR[])::TIMESTAMPTZ) "
+            "ANTI JOIN checkouts USING (checkout_id)",
+            [list(column) for column in zip(*rows, strict=True)],
+        )
 
 
 def _stand_in(ledger: Ledger, clock: str) -> None:

@@ -165,6 +165,15 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE taken_in (number INTEGER NOT NULL, stream VARCHAR NOT NULL, signature VARCHAR);
     """,
+    # 8: finished checkouts of which Engage was told at once
+    """
+    CREATE TABLE checkouts (
+        checkout_id VARCHAR NOT NULL,
+        user_id VARCHAR NOT NULL,
+        tracker VARCHAR NOT NULL,
+        told_at TIMESTAMP WITH TIME ZONE NOT NULL
+    );
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 

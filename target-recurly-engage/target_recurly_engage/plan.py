@@ -81,7 +81,14 @@ class Plan:
 
 
 def make_plan(
-    ledger: Ledger, contract: Contract, *, now: str, clock: str, delivery_id: str, ageing: Ageing | None = None
+    ledger: Ledger,
+    contract: Contract,
+    *,
+    now: str,
+    clock: str,
+    delivery_id: str,
+    ageing: Ageing | None = None,
+    counted: bool = True,
 ) -> Plan:
     """Compute the plan into the table ``plan``; to be called inside a transaction.
 
@@ -95,6 +102,7 @@ def make_plan(
         clock: the moment at which this is done, as ISO 8601.
         delivery_id: names the delivery that will send it.
         ageing: when readers are told again; without it only after a file that came between.
+        counted: count what changes, and note values that cannot be sent; of one reader that takes longer than the plan.
     """
     execute, wording = ledger.connection.execute, contract.wording
     _mend(ledger)
@@ -104,7 +112,7 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
     known = ledger.count("SELECT count(*) FROM delivered")
-    counts = compare(ledger, sources, traits, wording, delivery_id)
+    counts = compare(ledger, sources, traits, wording, delivery_id, counted=counted)
     fingerprint = _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
@@ -115,7 +123,7 @@ def make_plan(
         changed=counts.changed - counts.again,
         gone=counts.gone,
         again=counts.again,
-        invalid=_note_invalid(ledger, sources, wording, clock),
+        invalid=_note_invalid(ledger, sources, wording, clock) if counted else {},
         fingerprint=fingerprint,
         traits=counts.by_trait(traits),
     )

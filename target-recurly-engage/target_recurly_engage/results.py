@@ -43,13 +43,14 @@ def results(ledger: Ledger, contract: Contract, now: str, *, since: date | None 
         since: of codes, leave out subscriptions that began before that day.
 
     Returns:
-        ``experiments`` by name, and ``codes``, a list.
+        ``experiments`` by name, ``codes``, a list, and ``checkouts``, those told to Engage at once by tracker.
     """
     make_held_codes(ledger)
     try:
         return {
             "experiments": {one.name: _experiment(ledger, contract, one, now) for one in contract.experiments},
             "codes": _codes(ledger, contract, now, since),
+            "checkouts": _checkouts(ledger, contract, since),
         }
     finally:
         for table in ("held_codes", "told"):
@@ -62,7 +63,7 @@ def results(ledger: Ledger, contract: Contract, now: str, *, since: date | None 
 def _experiment(ledger: Ledger, contract: Contract, one: Experiment, now: str) -> dict[str, Any]:
     ledger.connection.execute(f"CREATE OR REPLACE TEMP TABLE told AS {_told(one)}")
     rows = ledger.connection.execute(_outcomes(contract, one, now)).fetchall()
-    names = ("readers", "conversions", "charged", "with_its_code", "with_another_code")
+    names = ("readers", "conversions", "charged", "with_its_code", "with_another_code", "checkouts")
     counted = {arm: dict(zip(names, counts, strict=True)) for arm, *counts in rows if arm is not None}
     arms = {arm: counted.get(arm, dict.fromkeys(names, 0)) for arm in one.arms}
     rates = {arm: intervals.share(counts["conversions"], counts["readers"]) for arm, counts in arms.items()}
@@ -90,7 +91,7 @@ _NOTED: Final = "SELECT count(DISTINCT user_id) FROM assignments WHERE experimen
 
 
 def _outcomes(contract: Contract, one: Experiment, now: str) -> str:
-    """Make the SQL of one row an arm: readers, those who converted, were charged, and used its code or another.
+    """Make the SQL of one row an arm: readers, who converted, was charged, used its code or another, checked out.
 
     It reads the table ``told``, which is made by :func:`_told`.
     """
@@ -108,10 +109,13 @@ def _outcomes(contract: Contract, one: Experiment, now: str) -> str:
             WHERE start_date > first_at AND {begun} AND start_date <= moment
                 AND {SOLD} AND {BEGAN} AND {contract.primary.counts}
             GROUP BY user_id, arm
+        ), checked_out AS (
+            SELECT DISTINCT user_id FROM told JOIN checkouts USING (user_id)
+            WHERE told_at > first_at AND {begun.replace("start_date", "told_at")}
         )
         SELECT told.arm, count(*), count(bought.user_id), count_if(coalesce(charged, false)),
-            count_if(coalesce(own, false)), count_if(coalesce(other, false))
-        FROM told LEFT JOIN bought USING (user_id) GROUP BY told.arm
+            count_if(coalesce(own, false)), count_if(coalesce(other, false)), count(checked_out.user_id)
+        FROM told LEFT JOIN bought USING (user_id) LEFT JOIN checked_out USING (user_id) GROUP BY told.arm
     """
 
 
@@ -203,6 +207,16 @@ def _codes(ledger: Ledger, contract: Contract, now: str, since: date | None) -> 
     return found
 
 
+def _checkouts(ledger: Ledger, contract: Contract, since: date | None) -> list[dict[str, Any]]:
+    """List finished checkouts of which Engage was told at once, by its custom tracker."""
+    rows = ledger.connection.execute(f"""
+        SELECT tracker, count(*), count(DISTINCT user_id) FROM checkouts
+        WHERE {f"told_at >= {_midnight(since, contract)}" if since else "true"}
+        GROUP BY tracker ORDER BY count(*) DESC, tracker
+    """).fetchall()
+    return [dict(zip(("tracker", "checkouts", "readers"), row, strict=True)) for row in rows]
+
+
 # Words
 
 
@@ -228,11 +242,17 @@ def words_of(found: Mapping[str, Any]) -> Iterator[str]:
             f"{one['charged']:,} charged, {one['live']:,} still live{_bounds(one['still_live'])}"
         )
 
+    if found["checkouts"]:
+        yield "checkouts told to Engage at once, by tracker:"
+    for one in found["checkouts"]:
+        yield f"  {one['tracker']}: {one['checkouts']:,} of {one['readers']:,} readers"
+
 
 def _arm(arm: str, counts: Mapping[str, Any]) -> str:
     return (
         f"{arm}: {counts['conversions']:,} of {counts['readers']:,} readers{_bounds(counts['rate'])}; "
         f"{counts['charged']:,} charged, {counts['with_its_code']:,} with its code"
+        + (f", {counts['checkouts']:,} told at once" if counts["checkouts"] else "")
     )
 
 

@@ -23,7 +23,13 @@ AT_ONCE: Final = 125_000
 
 
 def compare(
-    ledger: Ledger, sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str
+    ledger: Ledger,
+    sources: tuple[Source, ...],
+    traits: tuple[Trait, ...],
+    wording: Wording,
+    delivery_id: str,
+    *,
+    counted: bool,
 ) -> Counts:
     """Make the plan of the suspects, slice by slice, and count what it changes."""
     execute, counts = ledger.connection.execute, Counts()
@@ -35,6 +41,8 @@ def compare(
         execute("CREATE OR REPLACE TEMP TABLE told AS FROM delivered SEMI JOIN slice USING (user_id)")
         execute(f"CREATE OR REPLACE TEMP TABLE planned AS {differing}")
         execute(f"{'INSERT INTO plan' if i else 'CREATE OR REPLACE TABLE plan AS'} FROM planned")
+        if not counted:
+            continue
         known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
         new, first = first_values(ledger, traits, wording)
         changed, other = other_values(ledger, traits, wording)

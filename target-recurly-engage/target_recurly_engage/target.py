@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import click
-from piano_engage_common.given import typed
+from piano_engage_common.given import is_text_or_list, texts_or_lists, typed
 from piano_engage_common.stops import ConfigRefused, InputRefused, RunStopped, exits, storage_errors
 from singer_sdk import Target
-from singer_sdk.configuration._dict_config import merge_missing_config_jsonschema
+from singer_sdk.configuration._dict_config import merge_missing_config_jsonschema, parse_environment_config
 from singer_sdk.exceptions import ConfigValidationError, RecordsWithoutSchemaException
+from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.helpers.capabilities import (
     ACTIVATE_VERSION_CONFIG,
     CapabilitiesEnum,
@@ -77,6 +79,15 @@ class TargetRecurlyEngage(Target):
         self._left_alone: set[str] = set()
         super().__init__(**kwargs)
         check(self.config)
+
+    @classproperty
+    def _env_var_config(cls) -> dict[str, Any]:  # noqa: N805 - as the SDK's
+        """As the SDK's, but that what may be a text or a list is read as either."""
+        cls.append_builtin_config(cls.config_jsonschema)
+        properties = cls.config_jsonschema["properties"]
+        others = {"properties": {name: one for name, one in properties.items() if not is_text_or_list(one)}}
+        either = texts_or_lists(cls.config_jsonschema, cls._env_var_prefix, os.environ)
+        return parse_environment_config(others, cls._env_var_prefix) | either
 
     @override
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:

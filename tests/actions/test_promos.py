@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +21,11 @@ from piano_engage_sandbox.clock import DAY
 from piano_engage_sandbox.engage.ping import Pings
 from piano_engage_sandbox.piano.promotions import ALL, Promotions
 from piano_engage_sandbox.testing import serving
+from target_recurly_engage import results
+from target_recurly_engage.contract import Contract
+from target_recurly_engage.handover import Handover
+from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.traits import Wording
 
 from tests.actions.conftest import Piano, desk_of, settings_for
 
@@ -37,7 +45,6 @@ SPRING, SUMMER, THREE, HURRY = (
 
 
 def client(piano: Piano, folder: Path) -> PianoClient:
-    import logging  # noqa: PLC0415 - only here
 
     return client_of(Settings(**settings_for(piano, folder)), logging.getLogger("test"))
 
@@ -287,6 +294,28 @@ def test_a_checkout_is_told_to_engage_once_a_key(piano: Piano, ask: Callable[...
         assert (done["status"], done["reason"]) == ("done", "conversion_told")
     events = piano.server.sandbox.part(Pings).events
     assert [(one.kind, one.subject, one.user_id) for one in events] == [("custom", engaged, uid)]
+
+
+def test_a_checkout_reaches_the_results_with_the_next_run(
+    piano: Piano, ask: Callable[..., Result], engaged: str, tmp_path: Path
+) -> None:
+    uid, folder = piano.uid(buyer(piano)), tmp_path / "handover"
+    target = json.loads((tmp_path / "target.json").read_text()) | {"handover_path": str(folder)}
+    (tmp_path / "target.json").write_text(json.dumps(target))
+    for key in ("TC1", "TC1", "TC2"):
+        assert ask("promo", "converted", "--user", uid, "--key", key).exit_code == 0
+    (again, _) = sorted(folder.iterdir())
+    (folder / "crash.json").write_text(again.read_text())  # as after a crash between leaving word and noting it
+    contract, clock = Contract(wording=Wording()), datetime.now(UTC).isoformat()
+    with closing(Ledger(tmp_path / "ledger.duckdb", memory_limit="100MB")) as ledger:
+        for _ in range(2):
+            handover = Handover(folder, logging.getLogger())
+            assert handover.take(ledger, contract, run_id="r", clock=clock, csv_hours=3) == 0, "no trait was told"
+        handover.done()
+        assert results.results(ledger, contract, clock)["checkouts"] == [
+            {"tracker": engaged, "checkouts": 2, "readers": 1}
+        ]
+    assert list(folder.iterdir()) == []
 
 
 def test_without_engage_the_key_stays_free(piano: Piano, ask: Callable[..., Result], engaged: str) -> None:

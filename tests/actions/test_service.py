@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 import requests
+from piano_actions import desk as desk_module
 from piano_actions.cli.asking import Context
 from piano_actions.cli.serving import server_of
 from piano_actions.service.counter import Counter
@@ -197,9 +198,50 @@ def test_fifty_clicks_at_once_are_one_and_all_get_its_answer(piano: Piano, servi
     assert {json.dumps(told, sort_keys=True) for _, told in answers} == {json.dumps(answers[0][1], sort_keys=True)}
     assert answers[0][1]["status"] == "done"
     assert (piano.calls(RESUME), writes(piano)) == (1, 1)
-    piano.stop(entry)
-    assert service.ask("resubscribe", body) == answers[0], "the same answer, hours later too"
+    assert service.ask("resubscribe", body) == answers[0], "the same answer a moment later"
     assert writes(piano) == 1
+
+
+def test_who_cancels_and_clicks_again_is_brought_back_again(
+    piano: Piano, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_module, "FRESH_SECONDS", 0.0)
+    entry = piano.stopping("Dynamic")
+    body, key = {"user_id": piano.uid(entry), "offer": "win back"}, {"Idempotency_Key": "of-the-caller"}
+    first, of_caller = service.ask("resubscribe", body), service.ask("resubscribe", body, **key)
+    assert (first[1]["status"], of_caller[1]["status"]) == ("done", "already")
+    assert service.ask("resubscribe", body) == first, "nothing happened since"
+    piano.stop(entry)
+    assert service.ask("resubscribe", body, **key) == of_caller, "the same key, the same answer"
+    with ThreadPoolExecutor(10) as pool:
+        again = list(pool.map(lambda _: service.ask("resubscribe", body), range(10)))
+    assert {told["status"] for _, told in again} == {"done"}
+    assert (writes(piano), entry.state.auto_renew) == (2, True)
+
+
+def test_an_answer_that_is_kept_whatever_happens_is_found_out(
+    piano: Piano, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(desk_module.Desk, "_starts_over", lambda *_: False)
+        with pytest.raises(AssertionError):
+            test_who_cancels_and_clicks_again_is_brought_back_again(piano, service, patch)
+
+
+def test_what_was_refused_is_looked_at_again_and_a_conversion_is_told_once(
+    piano: Piano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_module, "FRESH_SECONDS", 0.0)
+    entry = piano.find(lambda one: one.state.auto_renew and one.fate.term.type == "Dynamic" and piano.alone(one))
+    uid, nights = piano.uid(entry), Nights(piano, tmp_path)
+    with served(settings_for(piano, tmp_path, target_config=str(nights.config), tracker="T1"), tmp_path) as service:
+        assert service.ask("resubscribe", {"user_id": uid})[1]["status"] == "already"
+        piano.stop(entry)
+        assert service.ask("resubscribe", {"user_id": uid})[1]["status"] == "done"
+        for _ in range(2):
+            assert service.ask("conversion", {"user_id": uid})[1]["status"] == "done"
+    pings = [one for one in piano.server.control("GET", "requests") if one["path"] == "/ping"]
+    assert len(pings) == 1
 
 
 def test_a_counter_that_keeps_nothing_together_is_found_out(

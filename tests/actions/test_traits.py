@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 from piano_actions import pushes
-from piano_actions.traits import LedgerBusy
+from piano_actions.store import Store
+from piano_actions.traits import LedgerBusy, Reckoner
 from piano_engage_sandbox.testing import serving
 
 from tests.actions.conftest import Piano, settings_for
@@ -32,7 +33,7 @@ def piano() -> Iterator[Piano]:
 @pytest.fixture(scope="module")
 def stopped(piano: Piano) -> list[str]:
     """Stop some readers' renewal before the first night; the ids of their subscriptions."""
-    return [piano.stopping("Dynamic").id for _ in range(8)]
+    return [piano.stopping("Dynamic").id for _ in range(12)]
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +147,41 @@ def test_while_a_run_has_the_ledger_it_waits(
         raise LedgerBusy
 
     with monkeypatch.context() as patch:
-        patch.setattr(pushes, "look_up", busy)
+        patch.setattr(pushes, "look_all_up", busy)
         ask("resubscribe", "--user", uid)
     (row,) = json.loads(ask("traits", "pending", "--json").stdout)
     assert row["problem"] == "the ledger is in use by a run"
     assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
     assert first.holds(uid)["auto_renew"] == "true"
+
+
+def test_a_reader_with_whom_something_is_wrong_does_not_hold_up_the_others(
+    piano: Piano, first: Nights, settings: dict[str, Any], ask: Callable[..., Result], uid: str, stopped: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from piano_engage_sandbox import actions  # noqa: PLC0415 - only here
+
+    other = piano.uid(piano.world.entries[stopped.pop()])
+    real = Reckoner.changes
+
+    def changes(self: Reckoner, cases: dict[str, Any], *, now: int) -> dict[str, Any]:
+        if uid in cases:
+            msg = "Conversion Error"
+            raise duckdb.ConversionException(msg)
+        return real(self, cases, now=now)
+
+    store = Store(settings["store_url"])
+    for one in (uid, other):
+        (entry,) = [one for one in piano.world.of_user(one) if one.state.live]
+        piano.server.call(lambda entry=entry: actions.resume(piano.world, entry))
+        store.want_push(one)
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Reckoner, "changes", changes)
+        counts = json.loads(ask("traits", "send", "--json").stdout)
+    assert (counts["told"], counts["later"]) == (1, 1)
+    assert (first.holds(other)["auto_renew"], first.holds(uid)["auto_renew"]) == ("true", "false")
+    assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
 
 
 def test_a_ledger_that_somebody_writes_is_busy(tmp_path: Path) -> None:
@@ -180,7 +210,9 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("place", ["piano_actions.pushes.Pusher._tell", "target_recurly_engage.handover.Message.leave"])
+@pytest.mark.parametrize(
+    "place", ["piano_actions.pushes.Pusher._write", "target_recurly_engage.handover.Message.leave"]
+)
 def test_a_crash_while_telling_tells_it_later(
     first: Nights, ask: Callable[..., Result], uid: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

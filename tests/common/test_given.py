@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from piano_engage_common.given import typed
+from piano_engage_common.given import texts_or_lists, typed
 
 SCHEMA = {
     "properties": {
@@ -47,3 +47,22 @@ def test_a_setting_has_the_type_of_its_schema(name: str, given: object, taken: o
 )
 def test_what_is_something_else_is_left_for_the_validation(name: str, given: Any) -> None:  # noqa: ANN401
     assert typed({name: given}, SCHEMA) == {name: given}
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("all,computed", "all,computed"),
+        ("all", "all"),
+        ("", ""),
+        ('["all", {"on": true}]', ["all", {"on": True}]),
+        ("['all', {'on': True, 'off': None}]", ["all", {"on": True, "off": None}]),
+        (" ['it''s']", ["its"]),
+        ("[all", "[all"),
+        ("[__import__('os')]", "[__import__('os')]"),
+    ],
+)
+def test_what_may_be_a_text_or_a_list_is_read_as_either(given: str, taken: object) -> None:
+    schema = {"properties": {"traits": {"type": ["array", "string", "null"]}, "name": {"type": "string"}}}
+    environment = {"X_TRAITS": given, "X_NAME": "['n']", "TRAITS": "no"}
+    assert texts_or_lists(schema, "X_", environment) == {"traits": taken}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from piano_actions.settings import schema as actions_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ("tap-piano", "target-recurly-engage")
@@ -50,7 +51,7 @@ def test_example_environment_names_settings_that_exist() -> None:
         f"{plugin.upper().replace('-', '_')}_{setting.upper()}"
         for plugin in PLUGINS
         for setting in about(plugin)["settings"]["properties"]
-    }
+    } | {f"PIANO_ACTIONS_{setting.upper()}" for setting in actions_schema()["properties"]}
     assert names
     assert set(names) <= known
 

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,21 +46,32 @@ class Newcomer:
             name, _, self.lines[name] = line.partition("=")
         name, _, self.lines[name] = line.partition("=")
 
-    def run(self) -> None:
-        """`meltano --environment=sandbox run sandbox`."""
+    def environment(self) -> dict[str, str]:
+        """The variables: folders of this test, and the lines that were printed."""
         folder = self.folder
-        environment = os.environ | {
+        return {
             "MELTANO_SYS_DIR_ROOT": str(folder / "system"),
             "MELTANO_DATABASE_URI": f"sqlite:///{folder / 'meltano.db'}",
             "NO_COLOR": "1",
             "TAP_PIANO_REJECTS_PATH": str(folder / "rejects"),
             "TARGET_RECURLY_ENGAGE_LEDGER": str(folder / "ledger.duckdb"),
+            "TARGET_RECURLY_ENGAGE_HANDOVER_PATH": str(folder / "handover"),
             "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(folder / "runs"),
+            "PIANO_ACTIONS_STORE_URL": f"sqlite:///{folder / 'actions.db'}",
             **self.lines,
         }
-        command = [BIN / "meltano", "--environment=sandbox", "run", "--no-install", "sandbox"]
+
+    def meltano(self, *arguments: str, **variables: str) -> str:
+        """`meltano --environment=sandbox …`; gives what it printed."""
+        command = [BIN / "meltano", "--environment=sandbox", *arguments]
+        environment = os.environ | self.environment() | variables
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def run(self) -> None:
+        """`meltano --environment=sandbox run sandbox`."""
+        self.meltano("run", "--no-install", "sandbox")
 
     def exported(self) -> list[dict[str, str]]:
         """The subscription log as the Reports API gives it now."""
@@ -111,27 +123,26 @@ class Newcomer:
             time.sleep(0.02)
 
 
-@pytest.fixture
-def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
-    (tmp_path / "system").mkdir()
+@contextmanager
+def newcomer_in(folder: Path, *options: str) -> Iterator[Newcomer]:
+    """Serve the sandbox, with a clock that stands, to a newcomer who works in *folder*."""
+    (folder / "system").mkdir()
     for kind in ("extractors", "loaders", "utilities"):
-        (tmp_path / "system" / kind).symlink_to(ROOT / ".meltano" / kind)
-    command = [
-        BIN / "sandbox",
-        "serve",
-        "--port=0",
-        "--s3-port=0",
-        "--frozen",
-        "--begins=2026-03-28T06:00",
-        "--rows=500",
-    ]
+        (folder / "system" / kind).symlink_to(ROOT / ".meltano" / kind)
+    command = [BIN / "sandbox", "serve", "--port=0", "--s3-port=0", "--frozen", "--rows=500", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with process:
-        found = Newcomer(tmp_path, process)
+        found = Newcomer(folder, process)
         found.read_lines()
         yield found
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
+    with newcomer_in(tmp_path, "--begins=2026-03-28T06:00") as one:
+        yield one
 
 
 def test_what_piano_exports_is_what_engage_holds_and_three_days_later_only_what_changed(newcomer: Newcomer) -> None:
@@ -171,12 +182,13 @@ def test_the_environment_keeps_apart_what_the_others_keep() -> None:
     environments = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))["environments"]
     paths = {
         entry["name"]: {
-            value
+            str(value)
             for kind in entry["config"]["plugins"].values()
             for plugin in kind
-            for value in plugin["config"].values()
+            for given in plugin["config"].values()
+            for value in (given.values() if isinstance(given, dict) else [given])
         }
         for entry in environments
     }
     others = set().union(*(values for name, values in paths.items() if name != "sandbox"))
-    assert not {value for value in paths["sandbox"] if str(value).startswith("$")} & others
+    assert not {value for value in paths["sandbox"] if "$MELTANO" in value} & others

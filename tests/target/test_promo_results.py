@@ -342,3 +342,27 @@ def test_a_reader_who_was_told_two_arms_and_counts_is_found_out(
     monkeypatch.setattr(results, "_told", lambda one: original(one).replace("min(arm) = max(arm) AND", ""))
     with pytest.raises(AssertionError):
         test_conversions_by_arm_are_those_of_a_second_implementation(tmp_path)
+
+
+def test_checkouts_that_were_told_at_once_are_counted_by_arm_and_tracker(told: Path) -> None:
+    arm = [user for user in (f"u{n}" for n in range(6000)) if arm_of(user) == "SPRING20"][:4]
+    after = MIDNIGHT + timedelta(days=3)
+    times = {"C1": (arm[0], after), "C2": (arm[0], after), "C3": (arm[1], after),
+             "C4": (arm[2], MIDNIGHT - timedelta(seconds=1)), "C5": ("nobody", after)}  # fmt: skip
+    rows = [
+        {"checkout_id": key, "user_id": user, "tracker": "T1" if key < "C3" else "T2", "told_at": at}
+        for key, (user, at) in times.items()
+    ]
+    with closing(Ledger(told / "ledger.duckdb", memory_limit="200MB")) as ledger:
+        shop.fill(ledger, "checkouts", rows)
+    found = json.loads(ask(told, "results", "--json"))
+    arms = found["experiments"]["spring"]["arms"]
+    assert {name: one["checkouts"] for name, one in arms.items()} == {"control": 0, "SPRING20": 2, "PRPOOL": 0}
+    assert found["checkouts"] == [
+        {"tracker": "T2", "checkouts": 3, "readers": 3}, {"tracker": "T1", "checkouts": 2, "readers": 1},
+    ]  # fmt: skip
+    later = json.loads(ask(told, "results", "--from", "2026-04-01", "--json"))["checkouts"]
+    assert {one["tracker"]: one["checkouts"] for one in later} == {"T1": 2, "T2": 2}
+    words = ask(told, "results")
+    assert "0 with its code, 2 told at once" in words
+    assert "  T1: 2 of 1 readers" in words

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Note = Callable[..., None]
 
 POLL_SECONDS: Final = 0.05
+FRESH_SECONDS: Final = 10.0
+"""So long an answer is given again without a look whether it still holds: impatient clicks, requests sent again."""
 
 
 class Do(Protocol):
@@ -49,7 +51,8 @@ class Desk:
         store: the notes.
         choose: picks one of several subscriptions by the target's rule; None where several are refused.
         engage: gives what talks to Engage, when it is needed.
-        tell: called with a reader of whom Engage has to be told; None where that is left to the nightly run.
+        tell: called with a reader of whom Engage has to be told, and the subscription that was changed; None where that
+            is left to the nightly run.
         make_codes: make a promo code where a pool has none left.
         upgrade_wait: seconds to wait for a change of term that is to be made at once.
         logger: told of what was left behind.
@@ -62,7 +65,7 @@ class Desk:
         *,
         choose: Callable[[list[Subscription]], str | None] | None,
         engage: Callable[[], Engage] | None = None,
-        tell: Callable[[str], object] | None = None,
+        tell: Callable[[str, str | None], object] | None = None,
         make_codes: bool = False,
         upgrade_wait: float = 0.0,
         logger: logging.Logger,
@@ -103,7 +106,26 @@ class Desk:
                     raise
                 time.sleep(POLL_SECONDS)
                 continue
-            return claim if isinstance(claim, Outcome) else self._work(claim)
+            if not isinstance(claim, Outcome):
+                return self._work(claim)
+            if not self._starts_over(request):
+                return claim
+
+    def _starts_over(self, request: Request) -> bool:
+        """Let go of an answer that holds no more: what was asked for, and done or refused then, can be done now.
+
+        Only of a key that was made: who brings one of his own says himself what is one request.
+        """
+        if not request.made or request.action == conversions.ACTION:
+            return False
+        at = self.store.answered_at(request.key)
+        if at is None or time.time() - at < FRESH_SECONDS:
+            return False
+        found = _ACTIONS[request.action](self, request, {}, _no_note, dry_run=True)
+        if found.status is not Status.WOULD:
+            return False
+        self.store.release(request.key, at)
+        return True
 
     def recover(self) -> list[Outcome]:
         """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time."""
@@ -162,7 +184,7 @@ class Desk:
         changed = self.tell is not None and found.action in CHANGES and found.well
         self.store.finish(claim, found, push=changed)
         if changed and self.tell:
-            self.tell(claim.request.user_id)
+            self.tell(claim.request.user_id, found.details.get("subscription_id"))
         return found
 
 
@@ -255,7 +277,7 @@ def _conversion(
         raise ConfigRefused(msg)
     if dry_run:
         return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
-    return engage.converted(request.user_id, tracker)
+    return engage.converted(request.user_id, tracker, request.key)
 
 
 def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one

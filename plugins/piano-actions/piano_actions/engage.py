@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piano_engage_common.transport import Transport
 from target_recurly_engage.engage import IngestClient, access_of
+from target_recurly_engage.handover import Message, moment_of
 
 from piano_actions import conversions
+from piano_actions.messages import name_for
 
 if TYPE_CHECKING:
     import logging
@@ -34,15 +38,20 @@ class Engage:
     ingest: IngestClient
     tracker: str | None
 
-    def converted(self, user_id: str, tracker: str) -> Outcome:
-        """Tell that a reader finished a checkout."""
-        return conversions.tell(
+    def converted(self, user_id: str, tracker: str, checkout_id: str) -> Outcome:
+        """Tell that a reader finished a checkout, and leave word of it for the results of the next run."""
+        told = conversions.tell(
             self.transport,
             url=self.config["api_url"],
             app_id=self.config["app_id"],
             user_id=user_id,
             tracker=tracker,
         )
+        if self.config.get("handover_path"):
+            moment = moment_of(time.time())
+            message = Message(user_id=user_id, at=moment, piano_at=moment, traits={}, checkouts={checkout_id: tracker})
+            message.leave(Path(self.config["handover_path"]), name_for(user_id))
+        return told
 
 
 def engage_of(settings: Settings, config: Mapping[str, Any], logger: logging.Logger, *, at_once: int = 4) -> Engage:

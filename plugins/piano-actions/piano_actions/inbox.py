@@ -10,12 +10,14 @@ the reader switched off, on and off. So the second is not dropped: the reader is
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from piano_actions.tables import EVENTS, IGNORED, LEFT, QUARANTINE, WAITING
+from piano_actions.erasing import erased_among
+from piano_actions.tables import EVENTS, IGNORED, LEFT, QUARANTINE, WAITING, upsert
 from piano_actions.webhooks import Event, Poison, looks_wrapped
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from piano_actions.store import Store
     from piano_actions.webhooks import Reader
+
+    _Arrival = Event | tuple[Poison, str]
 
 SETTLE_SECONDS: Final = 0.3
 """A change of Piano's comes as several events; so long it is waited for the others."""
@@ -50,19 +54,19 @@ class Inbox:
         self._tells = tells
         self._days = days
 
-    def keep(self, arrivals: Sequence[Event | tuple[Poison, str]]) -> list[str]:
+    def keep(self, arrivals: Sequence[_Arrival]) -> list[str]:
         """Keep what came, all of it in one transaction, and say what becomes of each.
 
         Args:
             arrivals: events; and what could not be read, with the reason.
         """
-        events = {self._store.hash_of(one.content): one for one in arrivals if isinstance(one, Event)}
         with self._store.engine.begin() as connection:
+            arrivals = self._without_erased(connection, arrivals)
+            events = {self._store.hash_of(one.content): one for one in arrivals if isinstance(one, Event)}
             known = self._known(connection, list(events))
-            for user_id, at in sorted(self._wishes(events, known).items()):
-                self._store.want_soon(connection, user_id, at)
-            for digest in sorted(events):
-                self._keep_event(connection, digest, events[digest])
+            if wishes := self._wishes(events, known):
+                self._store.want_soon(connection, wishes)
+            self._keep_events(connection, events)
             for poison, data in (one for one in arrivals if isinstance(one, tuple)):
                 self._quarantine(connection, poison.reason, data)
         seen, words = set[str | None](known), list[str]()
@@ -71,6 +75,18 @@ class Inbox:
             words.append(REPEATED if name in seen else self._state(one))
             seen |= {name} - {None}
         return words
+
+    def _without_erased(self, connection: sa.Connection, arrivals: Sequence[_Arrival]) -> list[_Arrival]:
+        """Take out of events who is meant, where that reader was erased."""
+        named = {one.user_id for one in arrivals if isinstance(one, Event) and one.user_id}
+        gone = erased_among(connection, {self._store.hash_of(user_id) for user_id in named})
+        erased = {user_id for user_id in named if self._store.hash_of(user_id) in gone} if gone else set()
+        return [
+            replace(one, user_id=None, subscription_id=None, word="erased")
+            if isinstance(one, Event) and one.user_id in erased
+            else one
+            for one in arrivals
+        ]
 
     def _known(self, connection: sa.Connection, digests: list[str]) -> dict[str, float]:
         """Give when the work on those of some events was done that came before; 0 where it was not."""
@@ -92,14 +108,20 @@ class Inbox:
             return QUARANTINE_WORD
         return IGNORED if one.word else WAITING if self._tells else LEFT
 
-    def _keep_event(self, connection: sa.Connection, digest: str, event: Event) -> None:
-        now = time.time()
-        row = {
+    def _keep_events(self, connection: sa.Connection, events: dict[str, Event]) -> None:
+        """Insert what is new, and count the rest once more."""
+        one, now, new = EVENTS.c, time.time(), upsert(connection, EVENTS)
+        again = {"last_at": new.excluded.last_at, "times": one.times + 1, "state": new.excluded.state}
+        seen = {"received_at": now, "last_at": now, "times": 1}
+        if rows := [self._row(digest, events[digest]) | seen for digest in sorted(events)]:
+            connection.execute(new.on_conflict_do_update(index_elements=[one.id], set_=again), rows)
+
+    def _row(self, digest: str, event: Event) -> dict[str, Any]:
+        return {
             "id": digest, "type": event.type, "event": event.event, "aid": event.aid,
             "reader": self._store.hash_of(event.user_id) if event.user_id else None, "user_id": event.user_id,
             "subscription_id": event.subscription_id, "state": self._state(event), "word": event.word,
         }  # fmt: skip
-        _put(connection, EVENTS, row, now, state=row["state"])
 
     def _quarantine(self, connection: sa.Connection, reason: str, data: str) -> None:
         kept = data if looks_wrapped(data) else None
@@ -164,7 +186,7 @@ class Inbox:
         with self._store.engine.begin() as connection:
             found = connection.execute(query).all()
             for user_id in sorted({row.user_id for row in found}):
-                self._store.want_soon(connection, user_id, time.time())
+                self._store.want_soon(connection, {user_id: time.time()})
                 again = sa.update(EVENTS).where(one.id.in_([row.id for row in found if row.user_id == user_id]))
                 connection.execute(again.values(state=WAITING))
         return len(found)

@@ -6,9 +6,8 @@ once more, and loses none.
 
 from __future__ import annotations
 
-import hashlib
 import time
-import uuid
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,25 +15,31 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 from piano_engage_common.stops import RunStopped
 from tap_piano.client import NotFound, PianoRefused
-from target_recurly_engage.handover import SUFFIX, Message, moment_of
+from target_recurly_engage.handover import Message, moment_of
 
+from piano_actions.messages import message_in, messages_of, name_for
 from piano_actions.store import ReaderBusy
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
-from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_up, merged
+from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_all_up, merged
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
     from tap_piano.client import PianoClient
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.engage import IngestClient
 
     from piano_actions.store import Store
-    from piano_actions.traits import Known
+    from piano_actions.traits import Case, Known
 
-NAME_LETTERS: Final = 32
-"""Of a reader's hash, in the name of a message."""
+    _Reading = tuple[Future[Subscription | None], Future[str | None]]
+
+READ_AT_ONCE: Final = 4
+"""Readers who are read from Piano, or written to Engage, at the same time."""
+TOGETHER: Final = 25
+"""Readers whose traits are worked out together, where many wait."""
 
 
 class Told(StrEnum):
@@ -47,6 +52,8 @@ class Told(StrEnum):
     """Piano, Engage or the ledger was not to be had; it is kept, and tried again."""
     REJECTED = "rejected"
     """Engage does not take the reader; the nightly run keeps him among its rejects."""
+    ERASED = "erased"
+    """He was erased; Engage is told nothing of him."""
     UNKNOWN = "unknown"
     """Piano does not know the reader (any more); the nightly run ends what there was of him."""
 
@@ -82,58 +89,116 @@ class Pusher:
         self._folder = Path(config["handover_path"]) if config.get("handover_path") else None
         self._logger = logger
         self._reckoner = Reckoner(contract, typed=config["ingest_values"] == "typed")
+        self._reading = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="reading")
+        self._asking = ThreadPoolExecutor(2 * READ_AT_ONCE, thread_name_prefix="asking")
+        self._writing = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="writing")
 
     def close(self) -> None:
         """Remove the tables."""
+        for threads in (self._reading, self._asking, self._writing):
+            threads.shutdown(wait=True)
         self._reckoner.close()
 
-    def push(self, user_id: str) -> Told:
-        """Tell Engage of a reader what it does not know yet; what cannot be told now is kept."""
-        told, more = Told.NOTHING, True
-        while more:
+    def push(self, user_id: str, likely: str | None = None) -> Told:
+        """Tell Engage of a reader what it does not know yet; what cannot be told now is kept.
+
+        Args:
+            user_id: the reader.
+            likely: a subscription of his that is read in any case, while the others are looked for.
+        """
+        return self.push_some([user_id], likely)[user_id]
+
+    def push_some(self, user_ids: list[str], likely: str | None = None) -> dict[str, Told]:
+        """Do the same for several readers, of whom each is told, or kept, by himself."""
+        ends: dict[str, Told] = {}
+        waiting = user_ids
+        while waiting:  # again of whom there is a newer wish by then
+            wishes = self._take(waiting, ends)
+            try:
+                told = self._tell_all(list(wishes), likely)
+            except BaseException:  # a fault of ours: the next look tries again
+                for user_id in wishes:
+                    self.store.leave_wish(user_id)
+                raise
+            ends |= told
+            done = {user_id: wish for user_id, wish in wishes.items() if told[user_id] is not Told.LATER}
+            waiting = [one for one, wish in done.items() if self.store.pushed(one, wish, str(told[one]))]
+        return {user_id: ends.get(user_id, Told.NOTHING) for user_id in user_ids}
+
+    def _take(self, user_ids: list[str], ends: dict[str, Told]) -> dict[str, int]:
+        """Make the telling of readers ours, and give the numbers of their wishes."""
+        wishes = {}
+        for user_id in user_ids:
             try:
                 wish = self.store.take_wish(user_id)
-            except ReaderBusy:
-                return Told.LATER  # whoever is at it sees that there is a newer wish
-            if wish is None:
-                return told
-            told, more = self._fulfil(user_id, wish)
-        return told
+            except ReaderBusy:  # whoever is at it sees that there is a newer wish
+                ends[user_id] = Told.LATER
+                continue
+            if wish is not None:
+                wishes[user_id] = wish
+        return wishes
 
-    def _fulfil(self, user_id: str, wish: int) -> tuple[Told, bool]:
-        """Tell of a reader, and say whether there is a newer wish by then."""
+    def _tell_all(self, user_ids: list[str], likely: str | None) -> dict[str, Told]:
+        ends: dict[str, Told] = {}
         try:
-            told = self._tell(user_id)
-        except NotFound:
-            told = Told.UNKNOWN
-        except LedgerBusy:
+            found = self._known(user_ids)
+            ends |= {user_id: Told.ERASED for user_id in user_ids if found[user_id].is_erased}
+            cases, failed = self._read_all({one: found[one] for one in user_ids if one not in ends}, likely)
+            changes, failed_too = self._changes(cases)
+            ends |= {user_id: self._later(user_id, problem) for user_id, problem in {**failed, **failed_too}.items()}
+            writing = {one: self._writing.submit(self._write, one, changes[one], cases[one][1]) for one in changes}
+            ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
+        except (LedgerBusy, duckdb.Error, OSError) as e:
+            ends |= {user_id: self._later(user_id, e) for user_id in user_ids if user_id not in ends}
+        return ends
+
+    def _changes(self, cases: dict[str, Case]) -> tuple[dict[str, Change], dict[str, Exception]]:
+        """Work out what to tell; gives that, and what went wrong with readers, of whom none holds up the others."""
+        try:
+            return self._reckoner.changes(cases, now=self._now()) if cases else {}, {}
+        except duckdb.Error as e:
+            if len(cases) == 1:
+                return {}, dict.fromkeys(cases, e)
+        changes: dict[str, Change] = {}
+        failed: dict[str, Exception] = {}
+        for user_id, case in cases.items():
+            found, wrong = self._changes({user_id: case})
+            changes |= found
+            failed |= wrong
+        return changes, failed
+
+    def _ended(self, user_id: str, writing: Future[Told]) -> Told:
+        try:
+            return writing.result()
+        except (RunStopped, OSError) as e:
+            return self._later(user_id, e)
+
+    def _later(self, user_id: str, problem: Exception) -> Told:
+        """Note that a reader cannot be told now; of one whom Piano does not know there is nothing to tell."""
+        if isinstance(problem, NotFound):
+            return Told.UNKNOWN
+        if isinstance(problem, LedgerBusy):
             self.store.postponed(user_id, "the ledger is in use by a run")
-            return Told.LATER, False
-        except (RunStopped, duckdb.Error, OSError) as e:
-            self.store.postponed(user_id, type(e).__name__)
-            self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(e).splitlines()[0])
-            return Told.LATER, False
-        except BaseException:  # a fault of ours: the next look tries again
-            self.store.leave_wish(user_id)
-            raise
-        return told, self.store.pushed(user_id, wish, str(told))
+            return Told.LATER
+        self.store.postponed(user_id, type(problem).__name__)
+        self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(problem).splitlines()[0])
+        return Told.LATER
 
     def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
         """Tell of all readers whose time has come, and count what became of it."""
         counts = dict.fromkeys(map(str, Told), 0)
-        for user_id in self.store.due(limit=limit, every=every):
-            counts[self.push(user_id)] += 1
+        due = self.store.due(limit=limit, every=every)
+        for some in (due[at : at + TOGETHER] for at in range(0, len(due), TOGETHER)):
+            for told in self.push_some(some).values():
+                counts[told] += 1
         return counts
 
     def preview(self, user_id: str) -> Change:
         """Work out what would be told of a reader, and tell nothing."""
-        known = self._known(user_id)
+        known = self._known([user_id])[user_id]
         return self._reckoner.change(user_id, known, self._read(user_id, known), now=self._now())
 
-    def _tell(self, user_id: str) -> Told:
-        known = self._known(user_id)
-        held = self._read(user_id, known)
-        change = self._reckoner.change(user_id, known, held, now=self._now())
+    def _write(self, user_id: str, change: Change, held: list[Mapping[str, Any]]) -> Told:
         if not change.properties:
             return Told.NOTHING
         refusal = self._ingest.write(user_id, change.properties)
@@ -146,42 +211,57 @@ class Pusher:
                 at=moment_of(time.time()),
                 piano_at=moment_of(self._now()),
                 traits=change.values,
-                subscriptions=held,
+                subscriptions=[dict(row) for row in held],
             )
-            message.leave(self._folder, f"{time.time_ns()}-{_in_names(user_id)}-{uuid.uuid4().hex[:8]}")
+            message.leave(self._folder, name_for(user_id))
         return Told.TOLD
 
     def _now(self) -> int:
         """Piano's clock, for what is live and what is over is Piano's to say."""
         return int(self._piano.clock or time.time())
 
-    def _known(self, user_id: str) -> Known:
-        known = look_up(self._ledger, self._contract, user_id)
-        if self._folder is not None and self._folder.is_dir():
-            mine = sorted(self._folder.glob(f"*-{_in_names(user_id)}-*{SUFFIX}"))
-            add_told(known, filter(None, map(_message, mine)))
-        return known
+    def _known(self, user_ids: list[str]) -> dict[str, Known]:
+        found = look_all_up(self._ledger, self._contract, user_ids)
+        if self._folder is not None:
+            for user_id, known in found.items():
+                add_told(known, filter(None, map(message_in, messages_of(self._folder, user_id))))
+        return found
 
-    def _read(self, user_id: str, known: Known) -> list[dict[str, Any]]:
+    def _read_all(self, found: dict[str, Known], likely: str | None) -> tuple[dict[str, Case], dict[str, Exception]]:
+        """Read readers at the same time; gives who was read, and what went wrong with the others."""
+        reading = {one: self._reading.submit(self._read, one, known, likely) for one, known in found.items()}
+        cases: dict[str, Case] = {}
+        failed: dict[str, Exception] = {}
+        for user_id, one in reading.items():
+            try:
+                cases[user_id] = (found[user_id], one.result())
+            except (RunStopped, OSError) as e:
+                failed[user_id] = e
+        return cases, failed
+
+    def _read(self, user_id: str, known: Known, likely: str | None = None) -> list[Mapping[str, Any]]:
         """Read the reader's subscriptions: in full those that are live, or not known to have ended."""
-        held = []
-        for item in of_reader(self._piano, user_id):
-            listed = Subscription(item, self._now())
-            before = known.subscriptions.get(listed.id)
-            if before is not None and listed.ended and _same_end(listed, before):
-                held.append(before)
-                continue
-            whole = read(self._piano, listed.id) or listed
-            row = merged(
-                whole.item,
-                known,
-                aid=self._piano.aid,
-                user_id=user_id,
-                read_at=self._now(),
-                access_until=self._access(listed.id),
-            )
-            held.append(row)
-        return held
+        begun = {likely: self._begin(likely)} if likely else {}
+        listed = [Subscription(item, self._now()) for item in of_reader(self._piano, user_id)]
+        for one in listed:
+            if one.id not in begun and not _known_to_have_ended(one, known):
+                begun[one.id] = self._begin(one.id)
+        return [self._row(one, known, user_id, begun.get(one.id)) for one in listed]
+
+    def _begin(self, subscription_id: str) -> _Reading:
+        """Ask for a subscription and for its access, at the same time."""
+        return (
+            self._asking.submit(read, self._piano, subscription_id),
+            self._asking.submit(self._access, subscription_id),
+        )
+
+    def _row(self, listed: Subscription, known: Known, user_id: str, reading: _Reading | None) -> dict[str, Any]:
+        if reading is None:
+            return known.subscriptions[listed.id]
+        whole, access = reading
+        item = (whole.result() or listed).item
+        aid, read_at = self._piano.aid, self._now()
+        return merged(item, known, aid=aid, user_id=user_id, read_at=read_at, access_until=access.result())
 
     def _access(self, subscription_id: str) -> str | None:
         """Ask when access ends; Piano says so with the last conversion only."""
@@ -193,20 +273,13 @@ class Pusher:
         return moment((access or {}).get("expire_date"))
 
 
-def _in_names(user_id: str) -> str:
-    """Name a reader in the names of messages; the same for whatever store, for several may leave messages."""
-    return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:NAME_LETTERS]
+def _known_to_have_ended(listed: Subscription, known: Known) -> bool:
+    """Whether there is nothing new to be read of a subscription."""
+    before = known.subscriptions.get(listed.id)
+    return before is not None and listed.ended and _same_end(listed, before)
 
 
 def _same_end(listed: Subscription, before: Mapping[str, Any]) -> bool:
     """Whether a subscription that has ended was known to have, with the same word."""
     words = {str(listed.item.get(name) or "").strip().lower() for name in ("status", "status_name")}
     return str(before.get("subscription_status") or "").strip().lower() in words
-
-
-def _message(path: Path) -> Message | None:
-    """Read what was told; None where a run has just taken it, or it is no message."""
-    try:
-        return Message.read(path)
-    except (OSError, ValueError):
-        return None

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from piano_engage_common.stops import ConfigRefused, StorageFailed
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from piano_actions.erasing import erased_among
 from piano_actions.outcome import Outcome, Status
 from piano_actions.tables import (
     ACTIONS,
@@ -38,6 +39,7 @@ from piano_actions.tables import (
     UNSURE,
     VERSION,
     WAITING,
+    upsert,
 )
 
 if TYPE_CHECKING:
@@ -67,12 +69,14 @@ class Request:
         user_id: the reader.
         params: all else, texts and truth values.
         key: two requests with the same one are one.
+        made: the key was made of what is asked for, so the same wish a day later has it too.
     """
 
     action: str
     user_id: str
     params: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    made: bool = False
 
     @property
     def body(self) -> str:
@@ -219,6 +223,19 @@ class Store:
             raise InFlight
         return claim
 
+    def answered_at(self, key: str) -> float | None:
+        """Say when the answer to a key was given, in epoch seconds; None where there is none."""
+        query = sa.select(ACTIONS.c.finished_at).where(ACTIONS.c.key == key, ACTIONS.c.state == FINISHED)
+        with self._engine.begin() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def release(self, key: str, answered_at: float) -> None:
+        """Let a key stand for its answer no more, unless there is a newer one."""
+        one = ACTIONS.c
+        mine = sa.and_(one.key == key, one.state == FINISHED, one.finished_at == answered_at)
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(ACTIONS).where(mine).values(key=None))
+
     def note(self, claim: Claim, **chosen: Any) -> None:  # noqa: ANN401 - JSON
         """Keep what was found out, before anything is changed at Piano."""
         with self._engine.begin() as connection:
@@ -331,22 +348,30 @@ class Store:
         with self._engine.begin() as connection:
             self._want(connection, user_id)
 
-    def want_soon(self, connection: sa.Connection, user_id: str, at: float) -> None:
-        """Note the same of a reader of whom Piano said something; what is tried again at distances stays so.
+    def want_soon(self, connection: sa.Connection, wishes: Mapping[str, float]) -> None:
+        """Note the same of readers of whom Piano said something; what is tried again at distances stays so.
 
         Args:
-            connection: whose transaction it belongs to.
-            user_id: the reader.
-            at: when to tell, in epoch seconds.
+            connection: whose transaction it belongs to; that nobody of them was erased is known.
+            wishes: when to tell, in epoch seconds, by reader.
         """
-        one = PUSHES.c
-        sooner = sa.case((sa.and_(one.attempts == 0, one.next_at > at), at), else_=one.next_at)
-        self._want(connection, user_id, at, {"wish": one.wish + 1, "next_at": sooner})
+        one, now, new = PUSHES.c, time.time(), upsert(connection, PUSHES)
+        earlier = sa.and_(one.attempts == 0, one.next_at > new.excluded.next_at)
+        again = {"wish": one.wish + 1, "next_at": sa.case((earlier, new.excluded.next_at), else_=one.next_at)}
+        moments = {"wish": 1, "asked_at": now, "attempts": 0}
+        rows = [
+            {"reader": reader, "user_id": user_id, "next_at": at, **moments}
+            for reader, user_id, at in sorted((self.hash_of(user_id), user_id, at) for user_id, at in wishes.items())
+        ]
+        wish = new.on_conflict_do_update(index_elements=[one.reader], set_=again)
+        connection.execute(wish, rows)
 
     def _want(
         self, connection: sa.Connection, user_id: str, at: float | None = None, again: dict[str, Any] | None = None
     ) -> None:
         now, one = time.time(), PUSHES.c
+        if erased_among(connection, {self.hash_of(user_id)}):
+            return
         again = again or {"wish": one.wish + 1, "attempts": 0, "next_at": now}
         row = {
             "reader": self.hash_of(user_id),

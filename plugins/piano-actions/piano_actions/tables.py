@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 VERSION: Final = 2
 """Of the tables below."""
@@ -98,3 +99,16 @@ QUARANTINE: Final = sa.Table(
     sa.Column("times", sa.Integer, nullable=False),
 )
 """Webhooks that could not be used, as they came: encrypted with Piano's private key."""
+ERASED: Final = sa.Table(
+    "erased",
+    METADATA,
+    sa.Column("reader", sa.String(64), primary_key=True),
+    sa.Column("receipt", sa.Text, nullable=False),
+)
+"""Readers who were erased, and of whom nothing is kept or told any more."""
+
+
+def upsert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """Begin an insert that may say what becomes of a row that is there; rows go in their order, so sort them."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return make(table)

@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 from piano_engage_common.duck import name, text
 from target_recurly_engage.delivery.ingest import properties
+from target_recurly_engage.erased import is_erased
 from target_recurly_engage.handover import Message, moment_of
 from target_recurly_engage.ledger import Ledger, in_use
 from target_recurly_engage.plan import make_plan
@@ -29,7 +31,7 @@ from target_recurly_engage.plan import make_plan
 from piano_actions import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from target_recurly_engage.contract import Contract
 
@@ -49,6 +51,7 @@ class Known:
         subscriptions: rows of the ledger's table, by subscription id, dates as DuckDB gives them.
         told: values of traits.
         is_told: Engage was told of him at all.
+        is_erased: he was erased, so Engage is told nothing of him.
         kinds: types of the traits of streams of users, as the ledger has them.
         users: his row of each table of a stream of users.
         terms: what other subscriptions of a term say of it: billing period.
@@ -57,6 +60,7 @@ class Known:
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     is_told: bool = False
+    is_erased: bool = False
     kinds: list[tuple[Any, ...]] = field(default_factory=list)
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -81,16 +85,25 @@ class Change:
     values: dict[str, str]
 
 
+Case = tuple[Known, list[Mapping[str, Any]]]
+"""What the ledger knows of a reader, and his subscriptions as they are now."""
+
+
 def look_up(ledger: Path, contract: Contract, user_id: str) -> Known:
-    """Ask the ledger about one reader, read-only and briefly; nothing is known where there is no ledger yet.
+    """Ask the ledger about one reader: :func:`look_all_up`."""
+    return look_all_up(ledger, contract, [user_id])[user_id]
+
+
+def look_all_up(ledger: Path, contract: Contract, user_ids: Iterable[str]) -> dict[str, Known]:
+    """Ask the ledger about readers, read-only and briefly; nothing is known where there is no ledger yet.
 
     Raises:
         LedgerBusy: a run has it.
         duckdb.Error: it is no ledger.
     """
-    known = Known()
-    if not ledger.is_file():
-        return known
+    found = {user_id: Known() for user_id in user_ids}
+    if not ledger.is_file() or not found:
+        return found
     try:
         connection = duckdb.connect(str(ledger), read_only=True)
     except duckdb.IOException as e:
@@ -99,21 +112,35 @@ def look_up(ledger: Path, contract: Contract, user_id: str) -> Known:
         raise
     with connection:
         connection.execute("SET TimeZone = 'UTC'")
-        mine = _rows(connection, f"FROM subscriptions WHERE user_id = {text(user_id)}")
-        known.subscriptions = {str(row["subscription_id"]): row for row in mine}
-        for row in _rows(connection, f"FROM delivered WHERE user_id = {text(user_id)}"):
-            known.is_told = True
-            known.told = {trait: value for trait, value in row.items() if trait not in _NO_TRAITS and value is not None}
-        known.kinds = connection.execute("SELECT trait, kind, stream, first_at FROM traits").fetchall()
-        tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        for stream in contract.users:
-            if stream.table.strip('"') in tables:
-                query = f"FROM {stream.table} WHERE {name(stream.user_id)} = {text(user_id)}"
-                found = _rows(connection, query)
-                known.users[stream.table] = found[0] if found else {}
-        periods = "SELECT term_id, mode(billing_period) AS billing_period FROM subscriptions GROUP BY term_id"
-        known.terms = {str(row["term_id"]): row for row in _rows(connection, periods)}
-    return known
+        _look_up(connection, contract, found)
+    return found
+
+
+def _look_up(connection: duckdb.DuckDBPyConnection, contract: Contract, found: dict[str, Known]) -> None:
+    kinds = connection.execute("SELECT trait, kind, stream, first_at FROM traits").fetchall()
+    periods = "SELECT term_id, mode(billing_period) AS billing_period FROM subscriptions GROUP BY term_id"
+    terms = {str(row["term_id"]): row for row in _rows(connection, periods)}
+    tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    among = f"IN ({', '.join(map(text, found))})"
+    for known in found.values():
+        known.kinds, known.terms = kinds, terms
+    for row in _rows(connection, f"FROM subscriptions WHERE user_id {among}"):
+        found[row["user_id"]].subscriptions[str(row["subscription_id"])] = row
+    for row in _rows(connection, f"FROM delivered WHERE user_id {among}"):
+        known = found[row["user_id"]]
+        known.is_told = True
+        known.told = {trait: value for trait, value in row.items() if trait not in _NO_TRAITS and value is not None}
+    if "erased" in tables:
+        asked = f"SELECT user_id FROM (SELECT unnest([{', '.join(map(text, found))}]) AS user_id)"
+        for (user_id,) in connection.execute(f"{asked} WHERE {is_erased('user_id')}").fetchall():
+            found[user_id].is_erased = True
+    for stream in contract.users:
+        if stream.table.strip('"') in tables:
+            for known in found.values():
+                known.users[stream.table] = {}
+            key = name(stream.user_id)
+            for row in _rows(connection, f"FROM {stream.table} WHERE {key} {among}"):
+                found[row[stream.user_id]].users[stream.table] = row
 
 
 _NO_TRAITS: Final = frozenset({"user_id", "delivery_id", "fingerprint"})
@@ -128,7 +155,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, A
 def add_told(known: Known, messages: Iterable[Message]) -> None:
     """Add what was told since the last run, the oldest first."""
     for message in sorted(messages, key=lambda one: one.at):
-        known.is_told = True
+        known.is_told = known.is_told or bool(message.traits)
         known.told |= message.traits
         for row in message.subscriptions:
             known.subscriptions[str(row["subscription_id"])] = dict(row)
@@ -206,7 +233,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell
 
 
 class Reckoner:
-    """Works out what to tell of a reader; one at a time, for it is one database.
+    """Works out what to tell of readers; one call at a time, for it is one database.
+
+    Many readers take hardly longer than one: it is the statements that cost, not the rows.
 
     Args:
         contract: what is sent, and how.
@@ -220,6 +249,9 @@ class Reckoner:
         self._folder = Path(tempfile.mkdtemp(prefix="piano-actions-"))
         self._ledger = Ledger(self._folder / "reader.duckdb", memory_limit=MEMORY)
         self._one_at_a_time = threading.Lock()
+        with self._ledger.transaction():  # so that the tables have their columns, and need not get them each time
+            moment = moment_of(0)
+            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY, counted=False)
 
     def close(self) -> None:
         """Remove it."""
@@ -227,56 +259,68 @@ class Reckoner:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def change(self, user_id: str, known: Known, subscriptions: Iterable[Mapping[str, Any]], *, now: int) -> Change:
-        """Work out which traits of a reader differ from what Engage was told.
+        """Work out which traits of a reader differ from what Engage was told: :meth:`changes`."""
+        return self.changes({user_id: (known, list(subscriptions))}, now=now)[user_id]
+
+    def changes(self, cases: Mapping[str, Case], *, now: int) -> dict[str, Change]:
+        """Work out which traits of some readers differ from what Engage was told.
 
         Args:
-            user_id: the reader.
-            known: what the ledger knows of him.
-            subscriptions: all his rows as they are now.
+            cases: by reader, what the ledger knows of him, and all his rows as they are now.
             now: epoch seconds that count as now.
         """
-        held = list(subscriptions)
+        moment, changes = moment_of(now), {user_id: Change({}, {}) for user_id in cases}
         with self._one_at_a_time, self._ledger.trial():
-            contract = self._fill(user_id, known, held)
-            moment = moment_of(now)
-            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY)
+            contract = self._fill(cases)
+            make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY, counted=False)
             execute = self._ledger.connection.execute
-            found = execute(properties(self._ledger, contract, "plan", typed=self._typed)).fetchall()
-            if not found:
-                return Change({}, {})
-            told = json.loads(found[0][1])
-            (row,) = _rows(self._ledger.connection, "FROM plan")
-            hidden = self._hidden(contract, held, known, moment)
-        kept = {trait: value for trait, value in told.items() if trait not in hidden}
-        return Change(kept, {trait: str(row[trait]) for trait in kept})
+            told = execute(properties(self._ledger, contract, "plan", typed=self._typed)).fetchall()
+            planned = {row["user_id"]: row for row in _rows(self._ledger.connection, "FROM plan")} if told else {}
+            for user_id, content in told:
+                hidden = self._hidden(contract, user_id, cases[user_id], moment)
+                kept = {trait: value for trait, value in json.loads(content).items() if trait not in hidden}
+                changes[user_id] = Change(kept, {trait: str(planned[user_id][trait]) for trait in kept})
+        return changes
 
-    def _fill(self, user_id: str, known: Known, held: list[Mapping[str, Any]]) -> Contract:
-        """Let the tables hold this reader, and give the contract with the types that the ledger knows."""
+    def _fill(self, cases: Mapping[str, Case]) -> Contract:
+        """Let the tables hold these readers, and give the contract with the types that the ledger knows."""
         ledger, execute = self._ledger, self._ledger.connection.execute
-        rows.insert(ledger.connection, "subscriptions", [dict(row) for row in held])
-        for kind in known.kinds:
-            execute("DELETE FROM traits WHERE trait = ?", [kind[0]])
-            execute("INSERT INTO traits VALUES (?, ?, ?, ?)", list(kind))
-        for table, row in known.users.items():
-            columns = ", ".join(f"{name(column)} VARCHAR" for column in row) or "user_id VARCHAR"
-            execute(f"CREATE OR REPLACE TABLE {table} ({columns})")
-            if row:
-                rows.insert(ledger.connection, table, [row])
-        if known.is_told:
-            for trait in known.told:
-                execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {name(trait)} VARCHAR")
-            rows.insert(ledger.connection, "delivered", [{"user_id": user_id, **known.told}])
+        for _, held in cases.values():
+            rows.insert(ledger.connection, "subscriptions", [dict(row) for row in held])
+        knowns = {user_id: known for user_id, (known, _) in cases.items()}
+        if kinds := next((known.kinds for known in knowns.values() if known.kinds), []):
+            execute("DELETE FROM traits WHERE list_contains(?, trait)", [[kind[0] for kind in kinds]])
+            execute(
+                "INSERT INTO traits SELECT unnest(?), unnest(?), unnest(?), unnest(?)",
+                list(map(list, zip(*kinds, strict=True))),
+            )
+        self._fill_users([known.users for known in knowns.values()])
+        told = {trait for known in knowns.values() for trait in known.told}
+        for trait in sorted(told - set(ledger.columns("delivered"))):
+            execute(f"ALTER TABLE delivered ADD COLUMN {name(trait)} VARCHAR")
+        delivered = [{"user_id": user_id, **known.told} for user_id, known in knowns.items() if known.is_told]
+        rows.insert(ledger.connection, "delivered", delivered)
         return self._contract.with_kinds(ledger.kinds())
 
-    def _hidden(self, contract: Contract, held: list[Mapping[str, Any]], known: Known, moment: str) -> set[str]:
+    def _fill_users(self, found: list[dict[str, dict[str, Any]]]) -> None:
+        for table in sorted({table for one in found for table in one}):
+            of_table = [one[table] for one in found if one.get(table)]
+            columns = ", ".join(
+                f"{name(column)} VARCHAR" for column in dict.fromkeys(c for row in of_table for c in row)
+            )
+            self._ledger.connection.execute(f"CREATE OR REPLACE TABLE {table} ({columns or 'user_id VARCHAR'})")
+            rows.insert(self._ledger.connection, table, of_table)
+
+    def _hidden(self, contract: Contract, user_id: str, case: Case, moment: str) -> set[str]:
         """Name the traits about which nothing can be said yet: they ask for what only the log knows of a new one."""
+        known, held = case
         new = {str(row["subscription_id"]) for row in held} - set(known.subscriptions)
         if not new:
             return set()
         rule = contract.primary
         speaker = self._ledger.connection.execute(
             f"SELECT subscription_id FROM subscriptions CROSS JOIN (SELECT {text(moment)}::TIMESTAMPTZ AS moment) "
-            f"WHERE {rule.counts} ORDER BY {rule.sql} LIMIT 1"
+            f"WHERE user_id = {text(user_id)} AND {rule.counts} ORDER BY {rule.sql} LIMIT 1"
         ).fetchall()
         blind = set(UNKNOWN) if speaker and speaker[0][0] in new else set[str]()
         blind |= {one.name for one in contract.formulas if _ASKS.search(one.sql)}

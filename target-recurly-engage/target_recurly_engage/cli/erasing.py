@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,13 @@ from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledg
 from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.erase import DONE, Erasure, allow, close_erasures, write_receipt
+from target_recurly_engage.handover import Handover
 from target_recurly_engage.traces import naming_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
 
 
@@ -44,6 +48,7 @@ def erase_user(config: Mapping[str, Any], user: str, allowed: bool, as_json: boo
 def _erase(ledger: Ledger, config: Mapping[str, Any], user: str) -> tuple[dict[str, Any], list[Path]]:
     contract, progress = contract_of(config).with_kinds(ledger.kinds()), Progress(LOGGER)
     delivery_of(config, ledger, contract, logger=LOGGER, progress=progress).settle()
+    _take_handover(ledger, contract, config)
     receipt = Erasure(ledger, contract, config, user, logger=LOGGER, progress=progress).run()
     runs = Path(config["runs_path"])
     if receipt["status"] == DONE:
@@ -52,6 +57,19 @@ def _erase(ledger: Ledger, config: Mapping[str, Any], user: str) -> tuple[dict[s
         digest = receipt["digest"]
         receipt = next(one for one in close_erasures(ledger, runs) if one["digest"] == digest)
     return receipt, naming_files(config, user)
+
+
+def _take_handover(ledger: Ledger, contract: Contract, config: Mapping[str, Any]) -> None:
+    """Note what was told between two runs, for all of it has to be cleared."""
+    folder = config.get("handover_path")
+    handover = Handover(Path(folder) if folder else None, LOGGER)
+    clock = datetime.now(tz=UTC).isoformat()
+    with ledger.transaction():
+        handover.take(
+            ledger, contract, run_id=f"erase-{uuid.uuid4().hex[:8]}", clock=clock,
+            csv_hours=float(config["csv_ingest_hours"]),
+        )  # fmt: skip
+    handover.done()
 
 
 def _words(receipt: dict[str, Any], files: list[Path], runs: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from piano_actions.cli import notes, promos, serving, subscriptions, telling, webhooks
+from piano_actions.cli import erasing, notes, promos, serving, subscriptions, telling, webhooks
 from piano_actions.cli.asking import Context
 
 
@@ -24,6 +24,6 @@ def main(context: click.Context, config: Path | None) -> None:
 
 for command in (
     *subscriptions.COMMANDS, *promos.COMMANDS, *telling.COMMANDS, *serving.COMMANDS, *webhooks.COMMANDS,
-    *notes.COMMANDS,
+    *notes.COMMANDS, *erasing.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)

@@ -133,7 +133,7 @@ def request_of(action: str, content_type: str, body: bytes, key: str | None) -> 
         raise Unreadable(told) from None
     params = asked.model_dump(exclude_none=True)
     user_id = params.pop("user_id")
-    return Request(action, user_id, params, key or _made(action, user_id, params))
+    return Request(action, user_id, params, key or _made(action, user_id, params), made=not key)
 
 
 def _absent(value: object) -> bool:

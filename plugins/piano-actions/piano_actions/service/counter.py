@@ -31,8 +31,8 @@ SWEEP_EVERY: Final = 300
 """And every so manieth forgets what is old."""
 TOLD_TOGETHER: Final = 100
 """Readers of one look; the others follow with the next, which is not later."""
-BACKGROUND: Final = 3
-"""Readers at the same time of whom Engage is told later than at a click, which do not hold up those of a click."""
+BACKGROUND: Final = 2
+"""Threads for what is done later than at a click, which do not hold up clicks."""
 
 
 class TooMany(Exception):  # noqa: N818 - what happened
@@ -93,7 +93,7 @@ class Counter:
         self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
         self._flights: dict[str, _Flight] = {}
         if pusher:
-            desk.tell = lambda user_id: self._telling.submit(pusher.push, user_id)
+            desk.tell = lambda user_id, changed: self._telling.submit(pusher.push, user_id, changed)
 
     @property
     def in_flight(self) -> int:
@@ -153,11 +153,11 @@ class Counter:
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
     async def _tell_some(self, pusher: Pusher) -> int:
-        """Tell Engage of readers whose time has come, some at the same time, and say of how many."""
-        loop = asyncio.get_running_loop()
-        due = await loop.run_in_executor(self._background, lambda: pusher.store.due(limit=TOLD_TOGETHER))
-        await asyncio.gather(*(loop.run_in_executor(self._background, pusher.push, user_id) for user_id in due))
-        return len(due)
+        """Tell Engage of readers whose time has come, and say of how many."""
+        counts = await asyncio.get_running_loop().run_in_executor(
+            self._background, lambda: pusher.send_due(limit=TOLD_TOGETHER)
+        )
+        return sum(counts.values())
 
     async def close(self) -> None:
         """Let what is under way come to an end."""

@@ -17,7 +17,8 @@ WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test clean
+.PHONY: help run test coverage lint types browser postgres docs constraints check-constraints setup benchmark kill-test \
+  fault-test actions-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +26,7 @@ help: ## Show this list
 run: setup ## Run the main job on the shipped sample, twice, and tell what it did
 	@$(BIN)/python demo/run.py
 
-test: .venv/.dev setup browser ## Run all tests
+test: .venv/.dev setup browser postgres ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 coverage: ## Run all tests and say which lines none of them reached (takes twice as long)
@@ -41,6 +42,9 @@ types: .venv/.dev ## Check types
 browser: ## Bring a browser for the tests of the sandbox's page, where that is possible
 	@sh scripts/browser.sh >/dev/null || true
 
+postgres: ## Bring PostgreSQL for the tests of the actions' notes, where that is possible
+	@sh scripts/postgres.sh >/dev/null || true
+
 setup: .meltano/.plugins ## Install Meltano and the plugins
 
 benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the figures stand in docs/benchmarks.md
@@ -53,7 +57,7 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	  tests/target/test_ledger.py tests/target/test_model.py tests/target/test_plan.py tests/project/test_bad_moments.py tests/tap/test_api_interrupted.py \
 	  tests/e2e $(ARGS)
 
-actions-test: .venv/.dev setup ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
+actions-test: .venv/.dev setup postgres ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/actions $(ARGS)
 

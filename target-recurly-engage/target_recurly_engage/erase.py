@@ -238,6 +238,7 @@ def close_erasures(ledger: Ledger, runs: Path) -> list[dict[str, Any]]:
             changes.append((statement, [DONE, json.dumps(receipt), receipt["digest"]]))
     if changes:
         ledger.close_afresh(*changes)
+        ledger.forgets = True
     for receipt in receipts:
         write_receipt(runs, receipt)
     return receipts

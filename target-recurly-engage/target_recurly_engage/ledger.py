@@ -209,6 +209,12 @@ _FILES_AHEAD = """
 """What has readers told again when a file counts as read by the clock as it was, and by the clock as it is: nobody can
 tell which of them is right."""
 
+MOVED_WORDS = "This ledger was moved to "
+"""What a file begins with that stands where a ledger was."""
+
+SMALLEST = 4096
+"""Bytes; no database is smaller."""
+
 LOOKERS_SECONDS = 2.0
 """How long to wait for a process that has the file open; one that looks up a reader is done in a moment."""
 
@@ -220,9 +226,16 @@ class Ledger:
         path: the file; it and its folder are made when they do not exist.
         memory_limit: DuckDB's memory.
 
+    Attributes:
+        shared: others have it as it was until it is given back.
+        forgets: something was taken out that older copies of this ledger must not hold either.
+
     Raises:
         StorageFailed: the file cannot be read, is no ledger, belongs to a newer version, or is in use.
     """
+
+    shared = False
+    forgets = False
 
     def __init__(self, path: Path, *, memory_limit: str) -> None:
         """Open, and migrate what an older version left."""
@@ -232,6 +245,7 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 _make_empty(path)
+            _check_moved(path)
         self.connection = _opened(path, self.work / "spill", memory_limit)
         shutil.rmtree(self.work, ignore_errors=True)  # ours alone since the file is open
         for left in path.parent.glob(f"{path.name}.*.new"):
@@ -445,6 +459,32 @@ class Ledger:
         self.connection.close()
         shutil.rmtree(self.work, ignore_errors=True)
 
+    # What a ledger on shared storage needs (target_recurly_engage.shared); a local one is simply there
+
+    def announce(self, delivery_id: str) -> None:
+        """Note, where a run that takes up this one will look, that the table ``plan`` is about to be sent.
+
+        Args:
+            delivery_id: of the delivery, which stands in the table ``deliveries``.
+
+        Raises:
+            RunStopped: that cannot be noted, so nothing may be sent.
+        """
+
+    def hold(self) -> None:
+        """Make sure, before something is sent, that the ledger is still ours.
+
+        Raises:
+            Outage: it is not, or nobody can tell.
+        """
+
+    def give_back(self) -> None:
+        """Let others have the ledger as it is now; it must be closed. Once is enough.
+
+        Raises:
+            RunStopped: they do not have it.
+        """
+
 
 def _make_empty(path: Path) -> None:
     """Let a database appear whole: of one that was killed while it was made nobody could tell that nothing is lost."""
@@ -459,6 +499,18 @@ def _make_empty(path: Path) -> None:
             made.rename(path)
     finally:
         made.unlink(missing_ok=True)
+
+
+def _check_moved(path: Path) -> None:
+    """Find out whether the ledger was moved away.
+
+    Raises:
+        StorageFailed: it was.
+    """
+    if path.stat().st_size < SMALLEST and (said := path.read_bytes()).startswith(MOVED_WORDS.encode()):
+        to = said.decode().removeprefix(MOVED_WORDS).strip()
+        msg = f"ledger: {path} was moved to {to}. Set the setting `ledger` to that."
+        raise StorageFailed(msg)
 
 
 def _opened(path: Path, spill: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
@@ -477,6 +529,11 @@ def in_use(error: duckdb.Error) -> bool:
     """Whether a file could not be opened because another process has it open."""
     complaint = str(error).splitlines()[0]
     return "Conflicting lock" in complaint or "lock on file" in complaint
+
+
+def in_use_by_another(stop: StorageFailed) -> bool:
+    """Whether a ledger could not be opened because another process has it open."""
+    return isinstance(stop.__cause__, duckdb.Error) and in_use(stop.__cause__)
 
 
 def _cannot_open(path: Path, error: duckdb.Error) -> StorageFailed:

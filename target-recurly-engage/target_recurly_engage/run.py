@@ -27,12 +27,12 @@ from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
 from target_recurly_engage.handover import Handover
-from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.offers import write_offers
 from target_recurly_engage.plan import Ageing, make_plan
 from target_recurly_engage.preview import sizes, unseen_values
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
+from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary
@@ -90,16 +90,18 @@ class Run:
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
         self.summary.as_of, self.summary.brake = self._now, self._brake
-        self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
+        folder = config.get("handover_path")
+        self._handover = Handover(Path(folder) if folder else None, logger)
+        self._taken_over = self._gave_back = False
+        self._ledger = open_for_writing(config, who=f"run {self.summary.run_id}", logger=logger)
         try:
             self._contract = contract_of(config).with_kinds(self._ledger.kinds())
             self._delivery = delivery_of(config, self._ledger, self._contract, logger=logger, progress=self._progress)
             self._begin()
         except BaseException:
             self._ledger.close()
+            self.give_back(failing=True)
             raise
-        folder = config.get("handover_path")
-        self._handover = Handover(Path(folder) if folder else None, logger)
         self._subscriptions: SubscriptionsIntake | None = None
         self._users: dict[str, UsersIntake] = {}
         self._api: ApiIntake | None = None
@@ -183,7 +185,9 @@ class Run:
                     self._show()
                     return
                 self.summary.assigned = note_assignments(self._ledger, self._contract, self._now)  # of a run before
-            self._handover.done()
+            self._taken_over = True
+            if not self._ledger.shared:
+                self._handover.done()
             self.delivering = True
             delivered = self._delivery.deliver(self.summary.run_id, delivery_id)
             self.summary.assigned += note_assignments(self._ledger, self._contract, self._now)
@@ -388,6 +392,31 @@ class Run:
         answer = shown(self._ledger, self._contract, self._config, self.summary.plan)
         for line in words_of(answer):
             self._logger.info("dry run: %s", line)
+
+    def give_back(self, *, failing: bool = False) -> None:
+        """Let others have the ledger, which is closed, and only then forget what was handed over; once is enough.
+
+        Args:
+            failing: the run ends badly for another reason, which is the one to tell.
+
+        Raises:
+            RunStopped: they do not have it.
+        """
+        if self._gave_back:
+            return
+        self._gave_back = True
+        try:
+            self._ledger.give_back()
+        except RunStopped as stop:
+            if failing:
+                self._logger.error("%s", stop)  # noqa: TRY400 - the message is for the person
+                return
+            self.summary.status, self.summary.message = "stopped", str(stop)
+            with storage_errors("writing the summary"):
+                self.summary.write(self._runs)
+            raise
+        if self._taken_over:
+            self._handover.done()
 
     def end(self, status: str, message: str | None = None) -> None:
         """Write the summary and close the ledger; once is enough.

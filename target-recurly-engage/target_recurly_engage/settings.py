@@ -15,10 +15,83 @@ from target_recurly_engage.contract import ALL, COMPUTED, LIST, RECONCILE_ROLE, 
 from target_recurly_engage.eligibility import NEVER_HAD, NEVER_PAID
 from target_recurly_engage.offers import BY_PROMOTION, SINGLE_USE
 from target_recurly_engage.primary import DEFAULT_ORDER
+from target_recurly_engage.shared.place import is_shared, place_of
 from target_recurly_engage.traits import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+SHARED: Final = (
+    th.Property(
+        "ledger_s3_region",
+        th.StringType,
+        title="Ledger: S3 region",
+        description="Region of the bucket of a ledger on S3; without it the default chain of AWS is asked.",
+    ),
+    th.Property(
+        "ledger_s3_endpoint_url",
+        th.StringType,
+        title="Ledger: S3 endpoint URL",
+        description="Address of an S3-compatible server other than Amazon's; it must heed If-Match when it writes.",
+    ),
+    th.Property(
+        "ledger_aws_access_key_id",
+        th.StringType,
+        title="Ledger: AWS access key id",
+        description=(
+            "Key for that bucket, which is yours, so never the one that Pulse shows. Without it the default chain of "
+            "AWS is asked: environment, profile, role."
+        ),
+    ),
+    th.Property(
+        "ledger_aws_secret_access_key",
+        th.StringType,
+        secret=True,
+        title="Ledger: AWS secret access key",
+        description="Secret of that key.",
+    ),
+    th.Property(
+        "ledger_aws_session_token",
+        th.StringType,
+        secret=True,
+        title="Ledger: AWS session token",
+        description="Token of credentials that are good for a time.",
+    ),
+    th.Property(
+        "ledger_cache",
+        th.StringType,
+        default=".meltano/ledger-cache",
+        title="Ledger: cache",
+        description="Folder for the local copies of a ledger on S3; it may be lost at any time between two runs.",
+    ),
+    th.Property(
+        "ledger_versions",
+        th.IntegerType(minimum=1),
+        default=10,
+        title="Ledger: versions",
+        description="How many of the newest versions of a ledger on S3 are kept.",
+    ),
+    th.Property(
+        "ledger_lease_seconds",
+        th.NumberType(minimum=10),
+        default=120,
+        title="Ledger: lease seconds",
+        description=(
+            "After so long without a word of the run that holds a ledger on S3 it is anybody's. A run that cannot say "
+            "it lives stops sending at half of that; let it be twice `request_timeout`."
+        ),
+    ),
+    th.Property(
+        "ledger_wait",
+        th.NumberType(minimum=0),
+        default=150,
+        title="Ledger: wait",
+        description=(
+            "Seconds to wait for a run that holds a ledger on S3; longer than its lease, a run waits out one that died."
+        ),
+    ),
+)
+"""Settings of a ledger on shared storage."""
 
 SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
     th.Property(
@@ -26,8 +99,12 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         th.StringType,
         default=".meltano/ledger.duckdb",
         title="Ledger",
-        description="File that says what Piano holds and what Engage was told. Keep it: see docs/ledger.md.",
+        description=(
+            "File that says what Piano holds and what Engage was told. Keep it: see docs/ledger.md. Where runs are on "
+            "several machines, `s3://BUCKET/PATH`: see docs/shared-ledger.md."
+        ),
     ),
+    *SHARED,
     th.Property(
         "delivery",
         th.StringType,
@@ -546,6 +623,8 @@ def check(config: Mapping[str, Any]) -> None:
         if "default" in schema and config[setting] is None:
             msg = f"{setting}: null is no value. Leave the setting out to have its default, {schema['default']!r}."
             raise ConfigRefused(msg)
+    if is_shared(config["ledger"]):
+        place_of(config["ledger"])
     check_zone(config["timezone"])
     check_memory_limit(config["memory_limit"])
     for setting, parse in (("as_of", datetime.fromisoformat), ("clear_date", date.fromisoformat)):

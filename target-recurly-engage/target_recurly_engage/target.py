@@ -222,10 +222,12 @@ class TargetRecurlyEngage(Target):
         self._run.finish()
         if self.config["dry_run"]:
             self._run.end("dry run")
+            self._run.give_back()
             return
         try:
             self._run.end("finished")
         finally:
+            self._run.give_back()  # STATE must not be ahead of the ledger that the next run has
             super().process_endofpipe()  # it was delivered, whether that could be noted or not
         self._run.check_rejects()
 
@@ -288,6 +290,7 @@ class TargetRecurlyEngage(Target):
     def _end(self, status: str, message: str) -> None:
         if self._run is not None:
             self._run.end(status, message)
+            self._run.give_back(failing=True)
 
 
 @contextmanager

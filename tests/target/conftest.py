@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import boto3
 import duckdb
 import pytest
 from piano_engage_sandbox.engage.store import Engage as Store
@@ -335,3 +336,10 @@ def engage(tmp_path: Path) -> Engage:
 def make_engage(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engage]:
     """Give a maker of targets that never ran."""
     return lambda: Engage(tmp_path_factory.mktemp("engage"))
+
+
+@pytest.fixture
+def one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give all clients of this process one session of boto3: to make one takes longer than all else they do."""
+    session = boto3.session.Session()
+    monkeypatch.setattr(boto3.session, "Session", lambda: session)

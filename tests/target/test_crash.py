@@ -23,6 +23,7 @@ KILL = """
 import os
 from target_recurly_engage import run, target
 from target_recurly_engage.delivery import choice, csvs, file
+from target_recurly_engage.shared import ledger as opening
 """
 DIE = "os.kill(os.getpid(), 9)"
 
@@ -30,13 +31,13 @@ POINTS = {
     "before the ledger appears": f"import pathlib\npathlib.Path.hardlink_to = lambda *a: {DIE}",
     "while migrating": f"""
 from contextlib import contextmanager
-class Ledger(run.Ledger):
+class Ledger(opening.Ledger):
     @contextmanager
     def transaction(self):
         with super().transaction():
             yield
             {DIE}
-run.Ledger = Ledger
+opening.Ledger = Ledger
 """,
     "before the rows are loaded": f"run.SubscriptionsIntake._load = lambda *a, **k: {DIE}",
     "after the rows are loaded": f"""

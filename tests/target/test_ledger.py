@@ -127,8 +127,8 @@ class Ledger(ledger.Ledger):
         self.connection = Connection(real)
         super()._migrate()
         self.connection = real
-from target_recurly_engage import run
-run.Ledger = Ledger
+from target_recurly_engage.shared import ledger as opening
+opening.Ledger = Ledger
 """
 
 

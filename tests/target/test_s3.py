@@ -106,7 +106,7 @@ def test_engage_holds_all_then_the_changes_and_an_empty_plan_sends_nothing(
     assert uploads(settings) == []
 
 
-SMALL_PARTS = "from target_recurly_engage.delivery import s3\ns3.PART_BYTES = 5 << 20\n"
+SMALL_PARTS = "from target_recurly_engage import bucket\nbucket.PART_BYTES = 5 << 20\n"
 
 
 def test_a_large_file_goes_in_parts_and_its_checksum_is_compared(
@@ -347,7 +347,7 @@ def test_an_object_that_is_not_what_was_sent_does_not_count_as_delivered(engage:
 
 def test_who_does_not_compare_believes_the_liar(engage: Engage) -> None:
     """The broken double of the test above."""
-    script = "from target_recurly_engage.delivery import s3\ns3.S3Delivery._compare = lambda *a: None\n"
+    script = "from target_recurly_engage import bucket\nbucket.BucketClient._compare = lambda *a: None\n"
     with FailingServer() as liar:
         run = engage.run(
             engage.snapshot(engage.subscriptions(5)), script=script, **{**OWN, "s3_endpoint_url": liar.url}
@@ -370,7 +370,7 @@ def test_who_may_write_but_not_look_delivers(engage: Engage) -> None:
 
 DIE = "import os; os.kill(os.getpid(), 9)"
 KILL = f"""
-from target_recurly_engage import run
+from target_recurly_engage import bucket, run
 from target_recurly_engage.delivery import choice
 from target_recurly_engage.delivery import csvs, s3
 def die(*args, **options):
@@ -378,12 +378,12 @@ def die(*args, **options):
 """
 POINTS = {
     "before the upload": "s3.S3Delivery._publish = die",
-    "after the upload": "s3.S3Delivery._compare = die",
+    "after the upload": "bucket.BucketClient._compare = die",
     "before it is acknowledged": "s3.S3Delivery._acknowledge = die",
     "while it is acknowledged": "s3.S3Delivery._set_status = die",
     "after it is acknowledged": "run.Run.end = die",
     "between two parts": """
-s3.PART_BYTES = 5 << 20
+bucket.PART_BYTES = 5 << 20
 import threading
 from botocore.client import BaseClient
 done = threading.Semaphore(1)

@@ -20,7 +20,7 @@ from target_recurly_engage.handover import Message, moment_of
 from piano_actions.messages import message_in, messages_of, name_for
 from piano_actions.store import ReaderBusy
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
-from piano_actions.traits import Change, LedgerBusy, Reckoner, add_told, look_all_up, merged
+from piano_actions.traits import Change, LedgerBusy, Looking, Reckoner, add_told, look_all_up, merged
 
 if TYPE_CHECKING:
     import logging
@@ -85,7 +85,7 @@ class Pusher:
         self._ingest = ingest
         self.store = store
         self._contract = contract
-        self._ledger = Path(config["ledger"])
+        self._ledger = Looking(config, logger)
         self._folder = Path(config["handover_path"]) if config.get("handover_path") else None
         self._logger = logger
         self._reckoner = Reckoner(contract, typed=config["ingest_values"] == "typed")
@@ -221,7 +221,7 @@ class Pusher:
         return int(self._piano.clock or time.time())
 
     def _known(self, user_ids: list[str]) -> dict[str, Known]:
-        found = look_all_up(self._ledger, self._contract, user_ids)
+        found = look_all_up(self._ledger.file(), self._contract, user_ids)
         if self._folder is not None:
             for user_id, known in found.items():
                 add_told(known, filter(None, map(message_in, messages_of(self._folder, user_id))))

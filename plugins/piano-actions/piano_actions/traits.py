@@ -27,10 +27,13 @@ from target_recurly_engage.erased import is_erased
 from target_recurly_engage.handover import Message, moment_of
 from target_recurly_engage.ledger import Ledger, in_use
 from target_recurly_engage.plan import make_plan
+from target_recurly_engage.shared.place import is_shared
+from target_recurly_engage.shared.snapshots import Held, Snapshots
 
 from piano_actions import rows
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterable
 
     from target_recurly_engage.contract import Contract
@@ -89,12 +92,40 @@ Case = tuple[Known, list[Mapping[str, Any]]]
 """What the ledger knows of a reader, and his subscriptions as they are now."""
 
 
-def look_up(ledger: Path, contract: Contract, user_id: str) -> Known:
+class Looking:
+    """The file to look into: the ledger, or of a shared one its newest version.
+
+    Args:
+        config: the target's settings.
+        logger: told of what may not be looked at.
+    """
+
+    def __init__(self, config: Mapping[str, Any], logger: logging.Logger) -> None:
+        """Ask for nothing yet."""
+        self._local = None if is_shared(config["ledger"]) else Path(config["ledger"])
+        self._shared = Snapshots(config, logger) if self._local is None else None
+
+    def file(self) -> Path | None:
+        """Give it; None where there is no ledger yet.
+
+        Raises:
+            LedgerBusy: a run holds the shared ledger.
+            RunStopped: its bucket cannot be asked.
+        """
+        if self._shared is None:
+            return self._local
+        try:
+            return self._shared.newest(unheld=True)
+        except Held as e:
+            raise LedgerBusy from e
+
+
+def look_up(ledger: Path | None, contract: Contract, user_id: str) -> Known:
     """Ask the ledger about one reader: :func:`look_all_up`."""
     return look_all_up(ledger, contract, [user_id])[user_id]
 
 
-def look_all_up(ledger: Path, contract: Contract, user_ids: Iterable[str]) -> dict[str, Known]:
+def look_all_up(ledger: Path | None, contract: Contract, user_ids: Iterable[str]) -> dict[str, Known]:
     """Ask the ledger about readers, read-only and briefly; nothing is known where there is no ledger yet.
 
     Raises:
@@ -102,7 +133,7 @@ def look_all_up(ledger: Path, contract: Contract, user_ids: Iterable[str]) -> di
         duckdb.Error: it is no ledger.
     """
     found = {user_id: Known() for user_id in user_ids}
-    if not ledger.is_file() or not found:
+    if ledger is None or not ledger.is_file() or not found:
         return found
     try:
         connection = duckdb.connect(str(ledger), read_only=True)

@@ -13,11 +13,14 @@ import click
 from piano_engage_common.stops import ConfigRefused, NoInput, exits
 from singer_sdk.exceptions import ConfigValidationError
 
-from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.shared.ledger import open_for_writing
+from target_recurly_engage.shared.snapshots import exists, none_yet, open_for_reading
 from target_recurly_engage.target import TargetRecurlyEngage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from target_recurly_engage.ledger import Ledger
 
 LOGGER = logging.getLogger("recurly-engage")
 
@@ -44,15 +47,27 @@ def settings_of(configs: tuple[str, ...]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def open_ledger(config: Mapping[str, Any]) -> Iterator[Ledger]:
-    """Open the ledger for the ``with`` block; what ends it becomes a message and an exit code."""
-    path = Path(config["ledger"])
+def open_ledger(config: Mapping[str, Any], *, changes: bool = False) -> Iterator[Ledger]:
+    """Open the ledger for the ``with`` block; what ends it becomes a message and an exit code.
+
+    Args:
+        config: the target's settings.
+        changes: the command changes something, so nobody else may have the ledger meanwhile.
+    """
     with exits(LOGGER):
-        if not path.is_file():
-            msg = f"ledger: there is none at {path} yet. The first run of the target makes it."
-            raise NoInput(msg)
-        with closing(Ledger(path, memory_limit=config["memory_limit"])) as ledger:
-            yield ledger
+        if not changes:
+            with open_for_reading(config, LOGGER) as ledger:
+                yield ledger
+            return
+        if not exists(config, LOGGER):
+            raise NoInput(none_yet(config))
+        command = click.get_current_context().command_path
+        with closing(open_for_writing(config, who=f"`{command}`", logger=LOGGER)) as ledger:
+            try:
+                yield ledger
+            finally:
+                ledger.close()
+                ledger.give_back()
 
 
 def now_of(config: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from target_recurly_engage.preview import words_of as preview_words
 from target_recurly_engage.pulse import pulse
 from target_recurly_engage.pulse import words_of as pulse_words
 from target_recurly_engage.ready import BY_NAME as READY
+from target_recurly_engage.shared.snapshots import exists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 def traits(config: Mapping[str, Any], form: str) -> None:
     """List the traits that are sent, and what an administrator must still do in Pulse."""
     contract = contract_of(config)
-    if Path(config["ledger"]).is_file():
+    with exits(LOGGER):
+        there = exists(config, LOGGER)
+    if there:
         with open_ledger(config) as ledger:
             rows = manifest(ledger, contract.with_kinds(ledger.kinds()))
     else:

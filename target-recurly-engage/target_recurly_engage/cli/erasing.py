@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def erase_user(config: Mapping[str, Any], user: str, allowed: bool, as_json: bool) -> None:  # noqa: FBT001 - click
     """Clear a reader at Engage, forget him, and keep him from coming back; leaves a receipt that names nobody."""
-    with open_ledger(config) as ledger:
+    with open_ledger(config, changes=True) as ledger:
         if allowed:
             if not allow(ledger, user):
                 msg = f"{user}: was not erased here, so there is nothing to allow."

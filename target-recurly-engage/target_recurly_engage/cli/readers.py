@@ -56,7 +56,7 @@ def _chosen(config: Mapping[str, Any], users: tuple[str, ...], change: str, *, e
         msg = "name readers, or say --all"
         raise click.UsageError(msg)
     chosen = "true" if every else f"user_id IN ({', '.join(map(text, users))})"
-    with open_ledger(config) as ledger:
+    with open_ledger(config, changes=True) as ledger:
         found = ledger.count(f"SELECT count(*) FROM rejects WHERE {chosen}")
         ledger.connection.execute(f"UPDATE rejects SET {change} WHERE {chosen}")
     return found

@@ -170,6 +170,8 @@ class CsvDelivery(ABC):
                 "UPDATE deliveries SET status = 'written', bytes = ?, sha256 = ? WHERE delivery_id = ?",
                 [size, sha256, delivery_id],
             )
+            self._ledger.announce(delivery_id)
+            self._ledger.hold()
             self._publish(part, location, size, sha256)
         finally:
             part.unlink(missing_ok=True)

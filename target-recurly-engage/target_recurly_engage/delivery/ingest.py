@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
-from piano_engage_common.stops import storage_errors
+from piano_engage_common.stops import Outage, storage_errors
 from piano_engage_common.transport import RunEnds
 
 from target_recurly_engage.delivery.overlap import note_told
@@ -174,6 +174,7 @@ class IngestDelivery:
         if not done.users:
             self._ledger.connection.execute("DROP TABLE plan")
             return done if left else None
+        self._ledger.announce(delivery_id)
         started = time.monotonic()
         try:
             with self._progress.steps(
@@ -236,6 +237,7 @@ class IngestDelivery:
         try:
             ended = False
             while flying or not ended:
+                error = error or self._lost()
                 while not ended and len(flying) < self._concurrency * 2:
                     reader = None if self._interrupted or error else next(readers, None)
                     if reader is None:
@@ -259,6 +261,14 @@ class IngestDelivery:
         done.interrupted = self._interrupted
         if error:
             raise error
+
+    def _lost(self) -> Exception | None:
+        """Give the reason why nothing more may be sent, if there is one; what is in flight lands."""
+        try:
+            self._ledger.hold()
+        except Outage as e:
+            return e
+        return None
 
     @staticmethod
     def _take(future: Future[Refusal | None], user_id: str, outcomes: _Outcomes) -> Exception | None:

@@ -15,7 +15,7 @@ EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emi
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test clean
+.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test app clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ actions-test: .venv/.dev setup ## The tests of piano-actions with their notes in
 
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
 	@$(BIN)/python demo/kill_test.py $(ARGS)
+
+app: .venv/.run ## Add an application: make app NAME=title2 AID=its-id-at-Piano
+	@$(BIN)/python scripts/app.py '$(NAME)' '$(AID)'
 
 docs: .venv/.dev ## Write the settings of both plugins, from --about, into meltano.yml and the READMEs
 	@$(BIN)/python scripts/docs.py

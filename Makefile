@@ -15,7 +15,7 @@ EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emi
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test app clean
+.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test app reuse-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,10 @@ benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the fig
 fault-test: .venv/.dev setup ## The tests at random moments and in random orders, ten times as many (takes half an hour)
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
-	  tests/target/test_model.py tests/project/test_bad_moments.py tests/e2e $(ARGS)
+	  tests/target/test_model.py tests/project/test_app.py tests/project/test_bad_moments.py tests/e2e $(ARGS)
+
+reuse-test: .venv/.dev ## Add the built packages to another, empty Meltano project, and run them there
+	@REUSE_TEST=1 $(BIN)/python -m pytest tests/project/test_reuse.py $(ARGS)
 
 actions-test: .venv/.dev setup ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \

@@ -87,7 +87,9 @@ class Run:
         started_at = datetime.now(tz=UTC)
         self.summary = Summary(run_id=f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}", started_at=started_at)
         self.summary.as_of, self.summary.brake = self._now, self._brake
-        self._ledger = Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
+        self._ledger = Ledger(
+            Path(config["ledger"]), memory_limit=config["memory_limit"], wait=float(config["ledger_wait"])
+        )
         try:
             self._contract = contract_of(config).with_kinds(self._ledger.kinds())
             self._delivery = delivery_of(config, self._ledger, self._contract, logger=logger, progress=self._progress)

@@ -38,6 +38,13 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         description="File that says what Piano holds and what Engage was told. Keep it: see docs/ledger.md.",
     ),
     th.Property(
+        "ledger_wait",
+        th.NumberType(minimum=0),
+        default=0,
+        title="Ledger: wait",
+        description="Seconds to wait for another run that has the ledger, as where jobs of several kinds overlap.",
+    ),
+    th.Property(
         "delivery",
         th.StringType,
         default="file",

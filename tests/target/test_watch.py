@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 from piano_engage_common.stops import ConfigRefused
@@ -335,3 +338,17 @@ def test_a_run_on_an_old_export_is_told(engage: Engage, receiver: Receiver) -> N
     assert "is 37.0 hours old, more than the 36 of freshness_hours" in receiver.texts[0]
     assert engage.run(engage.snapshot(rows), alert_url=receiver.url, freshness_hours=40).code == 0
     assert ": fresh again: " in receiver.texts[1]
+
+
+# Two jobs of one application
+
+
+def test_a_run_waits_for_another_one_that_has_the_ledger_and_without_the_setting_says_who_does(engage: Engage) -> None:
+    """The second run is let in when the first one closes the ledger, and not before."""
+    assert engage.run(engage.snapshot(engage.subscriptions(2))).code == 0
+    with duckdb.connect(str(engage.ledger)), tempfile.TemporaryFile() as out:
+        waiting = engage.start(engage.snapshot(engage.subscriptions(3)), out, ledger_wait=100)
+        assert engage.run(engage.snapshot(engage.subscriptions(3))).code == 74
+        os.kill(waiting.pid, 0)  # it is still there
+    assert waiting.wait(100) == 0
+    assert len(engage.told_all()) == 3

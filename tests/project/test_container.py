@@ -105,7 +105,9 @@ def test_it_does_not_run_as_root_and_starts_what_there_is() -> None:
 def test_what_a_run_must_not_lose_lies_in_a_volume() -> None:
     (prod,) = [one for one in PROJECT["environments"] if one["name"] == "prod"]
     values = [str(v) for kind in prod["config"]["plugins"].values() for one in kind for v in one["config"].values()]
-    places = [value.replace("$MELTANO_PROJECT_ROOT", "/app").removeprefix("sqlite:///") for value in values]
+    places = [
+        value.replace("$MELTANO_PROJECT_ROOT", "/app").removeprefix("sqlite:///") for value in values if "/" in value
+    ]
     kept = yaml.safe_load(dict(instructions())["VOLUME"])
     assert places
     assert [place for place in places if not any(place.startswith(f"{one}/") for one in kept)] == []

@@ -291,6 +291,7 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         "alert_template",
         th.ObjectType(),
         default=TEMPLATE,
+        secret=True,  # some receivers want their key in it
         title="Alert template",
         description=(
             "Body of that message, as JSON; in its texts stand `{text}`, `{application}`, `{condition}`, `{status}` "

@@ -66,7 +66,7 @@ def test_no_secret_and_nothing_of_this_machine_gets_into_the_image() -> None:
 
 def test_all_that_meltano_installs_is_copied_before() -> None:
     plugins = [plugin for kind in PROJECT["plugins"].values() for plugin in kind if "pip_url" in plugin]
-    needed = {re.sub(r"^\./", "", word) for one in plugins for word in one["pip_url"].split() if "/" in word}
+    needed = {re.sub(r"^\./|\[.*", "", word) for one in plugins for word in one["pip_url"].split() if "/" in word}
     needed |= {"pyproject.toml", "uv.lock", "meltano.yml"}
     workspace = re.search(r"members = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert workspace

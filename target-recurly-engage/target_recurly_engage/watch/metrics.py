@@ -74,7 +74,6 @@ def _of_run(status: Status) -> Iterator[Metric]:
 def _of_summary(told: Mapping[str, Any]) -> Iterator[Metric]:
     users, requests_, rows = told.get("users") or {}, told.get("requests") or {}, told.get("rows") or {}
     files, brake = told.get("files") or [], told.get("brake") or {}
-    checks = brake.get("checks") or []
     yield _one("run_duration_seconds", "Seconds that the last run took.", told.get("seconds"))
     peak = told.get("peak_memory_mb")
     yield _one("run_memory_peak_bytes", "Most memory of the last run.", None if peak is None else peak * 2.0**20)
@@ -87,8 +86,7 @@ def _of_summary(told: Mapping[str, Any]) -> Iterator[Metric]:
     yield _one("run_files", "Files that the last run delivered.", len(files) if told else None)
     size = sum(file["bytes"] for file in files) if told else None
     yield _one("run_delivered_bytes", "Bytes of the files that the last run delivered.", size)
-    findings = sum(check["wrong"] for check in checks) if told else None
-    yield _one("run_brake_findings", "What the brake found wrong in the last run.", findings)
+    yield _one("run_brake_findings", "What the brake found wrong in the last run.", brake.get("findings"))
     yield _one("run_brake_let_through", "Whether the last run's plan was let through.", _flag(brake.get("let_through")))
     sizes = {name: one["readers"] for name, one in (told.get("segments") or {}).items()}
     yield _by("segment_readers", "Readers in a segment.", "segment", sizes)

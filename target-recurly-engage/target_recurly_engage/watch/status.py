@@ -27,6 +27,7 @@ KIND: Final = "+"
 """Between the streams of a kind."""
 SIGNALLED: Final = 128
 """Exit codes from here on say that somebody ended the run, which tells nothing of the application."""
+COUNTS: Final = ("seconds", "peak_memory_mb", "rows", "erased_rows", "users", "segments")
 SHORTEST_SECRET: Final = 4
 """Characters; a shorter value is not looked for in texts, for it would be found everywhere."""
 
@@ -45,7 +46,7 @@ class Status:
         finished_at: when it ended.
         succeeded_at: when a run last ended with 0.
         now: the moment by which the age of data is judged, where a setting says so (`as_of`).
-        summary: counts of that run, as in its summary.
+        summary: counts of that run, by the names of its summary.
         ledger: counts of the ledger after the last run that had it.
         ends: how the last run of each kind ended: its exit code and message. The kind is the streams that came.
         told: what the receiver of alerts was told last, by condition.
@@ -98,7 +99,7 @@ class Status:
         self.run_id, self.run_status = told.get("run_id"), told.get("status") or "stopped"
         self.exit_code, self.message = code, message
         self.started_at, self.finished_at = told.get("started_at") or ended, told.get("finished_at") or ended
-        self.now, self.summary = told.get("as_of"), told
+        self.now, self.summary = told.get("as_of"), counts_of(told)
         self.ledger = told.get("ledger") or self.ledger
         came = set(streams)
         if code < SIGNALLED:
@@ -125,6 +126,24 @@ class Status:
     def silent_hours(self, now: datetime) -> float | None:
         """Say how long ago the last run ended, whichever way."""
         return (now - _aware(self.finished_at)).total_seconds() / 3600 if self.finished_at else None
+
+
+def counts_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the counts out of a summary: its texts may repeat what a vendor said of a reader."""
+    requests, brake = told.get("requests") or {}, told.get("brake") or {}
+    return (
+        {
+            **{name: told.get(name) for name in COUNTS},
+            "requests": {name: value for name, value in requests.items() if isinstance(value, int | float)},
+            "files": [{"bytes": file["bytes"]} for file in told.get("files") or []],
+            "brake": {
+                "let_through": bool(brake.get("let_through")),
+                "findings": sum(check["wrong"] for check in brake.get("checks") or []),
+            },
+        }
+        if told
+        else {}
+    )
 
 
 def _aware(text: str) -> datetime:

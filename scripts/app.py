@@ -173,7 +173,7 @@ def _asked(name: str) -> Content:
         "inherit_from": "recurly-engage",
         "namespace": prefix.lower(),
         "env": {"TARGET_RECURLY_ENGAGE_ACCOUNT": prefix},
-        "config": {"application": name, **_places(name)},
+        "config": {"application": name, **_places(name), **_own("target-recurly-engage", name)},
     }
 
 

@@ -79,6 +79,23 @@ def test_every_job_and_schedule_of_the_first_application_is_made_for_the_second(
     assert (root / ".env").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_belongs_to_an_account_is_named_anew_wherever_it_could_be_inherited(root: Path) -> None:
+    """Of a setting that is not named, Meltano hands the first application's value down, to utilities by variables."""
+    app.add(root, "title2", AID)
+    plugins = {plugin["name"]: plugin for kind in content(root)["plugins"].values() for plugin in kind}
+    for plugin, prefix, own in (
+        ("tap-piano-title2", "TAP_PIANO_TITLE2", ("api_token", "export_path")),
+        ("target-recurly-engage-title2", "TARGET_RECURLY_ENGAGE_TITLE2", settings.OF_ACCOUNT),
+        ("recurly-engage-title2", "TARGET_RECURLY_ENGAGE_TITLE2", settings.OF_ACCOUNT),
+        ("piano-actions-title2", "PIANO_ACTIONS_TITLE2", actions_settings.OF_ACCOUNT),
+    ):
+        config = plugins[plugin]["config"]
+        assert {name: config.get(name) for name in own} == {name: f"${prefix}_{name.upper()}" for name in own}
+    prefix = "TARGET_RECURLY_ENGAGE_TITLE2"
+    assert plugins["recurly-engage-title2"]["env"]["TARGET_RECURLY_ENGAGE_ACCOUNT"] == prefix
+    assert plugins["piano-actions-title2"]["env"]["TARGET_RECURLY_ENGAGE_ACCOUNT"] == prefix
+
+
 @pytest.mark.parametrize(
     ("name", "aid", "says"),
     [
@@ -164,13 +181,25 @@ def test_the_second_application_runs_beside_the_first_at_the_same_time(root: Pat
         assert readers[1]
         assert not readers[0] & readers[1]
         assert held == readers[0] | readers[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ROUNDS == 1, reason="half a minute: make fault-test")
+def test_without_variables_of_its_own_the_second_application_has_no_account(root: Path) -> None:
+    """With the first one's token, keys and bucket in reach: nothing is read, sent or cleared by them."""
+    app.add(root, "title2", AID)
+    pair = ("tap-piano-title2-log", "target-recurly-engage-title2")
+    with serving(apps=(App(rows=40), App(aid=AID, name="Title 2", rows=30)), s3_port=0) as server:
+        env = environment(server, root)
+        assert meltano(root, env, "run", "--no-install", *pair).returncode == 0
+        reader = min(ledger_readers(root, "sandbox/title2"))
         without = {name: value for name, value in env.items() if "TITLE2" not in name}
-        refused = meltano(root, without, "run", "--no-install", *pairs[1])
+        refused = meltano(root, without, "run", "--no-install", *pair)
         assert refused.returncode == 1, "with the first one's token and keys in reach"
         asked = meltano(root, without, "invoke", "recurly-engage-title2:plan", "--json")
         assert asked.returncode == 0, asked.stderr
         without["TARGET_RECURLY_ENGAGE_TITLE2_DELIVERY"] = "ingest"
-        erased = meltano(root, without, "invoke", "recurly-engage-title2:erase", "--user", min(readers[1]))
+        erased = meltano(root, without, "invoke", "recurly-engage-title2:erase", "--user", reader)
         assert erased.returncode != 0, "nobody is erased at the first one's Engage"
 
 

@@ -171,6 +171,22 @@ def test_one_alert_a_change_of_status_and_one_when_it_is_well_again(engage: Enga
     assert {at for _, at, _ in receiver.got} == {"/hook"}
 
 
+FORGETFUL = """
+from target_recurly_engage.watch.status import Status
+Status.told = property(lambda self: {}, lambda self, value: None)
+"""
+"""A broken double: what the receiver was told is forgotten."""
+
+
+def test_a_double_that_forgets_tells_twice(engage: Engage, receiver: Receiver) -> None:
+    watched: dict[str, Any] = {"alert_url": receiver.url, "freshness_hours": 0}
+    rows = engage.subscriptions(20)
+    engage.run(engage.snapshot(rows), **watched)
+    for _ in range(2):
+        engage.run(engage.snapshot(rows[:3]), FORGETFUL, **watched)
+    assert len(receiver.got) == 2
+
+
 def test_a_job_that_goes_well_says_nothing_of_another_kind(engage: Engage, receiver: Receiver) -> None:
     """The log is held by the brake each time, the catalogue goes well between: one alert, and one when both came."""
     watched: dict[str, Any] = {"alert_url": receiver.url, "freshness_hours": 0}

@@ -18,7 +18,7 @@ CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/req
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage lint types browser postgres docs constraints check-constraints setup benchmark kill-test \
-  fault-test actions-test clean
+  fault-test reuse-test actions-test app clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,11 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
 	  tests/target/test_ledger.py tests/target/test_model.py tests/target/test_plan.py tests/target/test_shared_lease.py \
-	  tests/target/test_shared_storm.py tests/project/test_bad_moments.py tests/tap/test_api_interrupted.py tests/e2e $(ARGS)
+	  tests/target/test_shared_storm.py tests/project/test_app.py tests/project/test_bad_moments.py \
+	  tests/tap/test_api_interrupted.py tests/e2e $(ARGS)
+
+reuse-test: .venv/.dev ## Add the built packages to another, empty Meltano project, and run them there
+	@REUSE_TEST=1 $(BIN)/python -m pytest tests/project/test_reuse.py $(ARGS)
 
 actions-test: .venv/.dev setup postgres ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
@@ -63,6 +67,9 @@ actions-test: .venv/.dev setup postgres ## The tests of piano-actions with their
 
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
 	@$(BIN)/python demo/kill_test.py $(ARGS)
+
+app: .venv/.run ## Add an application: make app NAME=title2 AID=its-id-at-Piano
+	@$(BIN)/python scripts/app.py '$(NAME)' '$(AID)'
 
 docs: .venv/.dev ## Write the settings of both plugins, from --about, into meltano.yml and the READMEs
 	@$(BIN)/python scripts/docs.py

@@ -2,7 +2,8 @@
 
 The places are marked: ``settings: <plugin> (made by ...)`` or ``switches: <part> (made by ...)`` opens one, ``end``
 closes it. ``settings: <plugin> as <name>`` lists the settings of one plugin among those of another, in an object of
-that name. With ``--check`` nothing is written, and the exit code says whether all is up to date.
+that name. The definitions for other projects are made whole, of what meltano.yml says. With ``--check`` nothing is
+written, and the exit code says whether all is up to date.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from piano_actions.settings import schema as actions_schema
 from target_recurly_engage.computed import FORMULAS, STAGE_SQL
 from target_recurly_engage.pulse import DISPLAYS, TYPES
@@ -24,7 +26,7 @@ from target_recurly_engage.statuses import WORDS
 from target_recurly_engage.traits import TRAITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from target_recurly_engage.traits import Trait
 
@@ -34,6 +36,16 @@ FILES = (
     "meltano.yml", "README.md", "tap-piano/README.md", "target-recurly-engage/README.md", "docs/sandbox.md",
     "docs/actions.md", "docs/traits.md", "docs/segments.md",
 )  # fmt: skip
+DEFINITIONS = ROOT / "plugins/definitions"
+DEFINED = {
+    "tap-piano": ("extractors", "Piano: the subscription log, and what a publisher sells"),
+    "target-recurly-engage": ("loaders", "Recurly Engage: user traits, only those that changed"),
+    "recurly-engage": ("utilities", "What a person asks of the ledger of target-recurly-engage, as steps of jobs"),
+    "piano-actions": ("utilities", "Actions on subscriptions at Piano, which Engage is told of at once"),
+}
+"""What other projects can add: kind and description."""
+PACKAGES = {"recurly-engage": "target-recurly-engage"}
+"""Plugins that are in the package of another."""
 SWITCHES = ROOT / "plugins/sandbox/piano_engage_sandbox/switches.py"
 BLOCK = re.compile(
     r"(?P<open>^(?P<indent> *)(?:#|<!--) (?P<what>settings|switches|traits): (?P<name>[a-z-]+) "
@@ -197,15 +209,47 @@ def renewed(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
+def definition(plugin: str, project: dict[str, Any]) -> str:
+    """Make the definition of a plugin in the form of Meltano Hub, for `meltano add --from-ref`."""
+    kind, description = DEFINED[plugin]
+    (found,) = (one for one in project["plugins"][kind] if one["name"] == plugin)
+    values = found.get("config", {})
+    settings_ = [one | ({"value": values[one["name"]]} if one["name"] in values else {}) for one in found["settings"]]
+    taken = {key: found[key] for key in ("capabilities", "settings_group_validation", "commands") if key in found}
+    content = {
+        "name": plugin,
+        "variant": "piano-engage",
+        "namespace": found["namespace"],
+        "label": found.get("label", plugin),
+        "description": description,
+        "pip_url": PACKAGES.get(plugin, plugin),
+        "executable": found["executable"],
+        **taken,
+        "settings": settings_,
+    }
+    head = "# For other projects: `meltano add --from-ref` (docs/production.md). Made by `make docs`; do not edit.\n"
+    return head + yaml.safe_dump(content, sort_keys=False, width=1000, allow_unicode=True)
+
+
+def renewals() -> Iterator[tuple[Path, str]]:
+    """Yield every file with the text that it should have; the definitions last, for they are made of meltano.yml."""
+    project = ""
+    for file in FILES:
+        text = renewed((ROOT / file).read_text(encoding="utf-8"))
+        project = text if file == "meltano.yml" else project
+        yield ROOT / file, text
+    for plugin in DEFINED:
+        yield DEFINITIONS / f"{plugin}.meltano-hub.yml", definition(plugin, yaml.safe_load(project))
+
+
 def main() -> int:
     """Renew all files, or with ``--check`` say which are stale."""
     stale = []
-    for file in FILES:
-        path = ROOT / file
-        text = path.read_text(encoding="utf-8")
-        if (new := renewed(text)) != text:
-            stale.append(file)
+    for path, new in renewals():
+        if not path.exists() or new != path.read_text(encoding="utf-8"):
+            stale.append(str(path.relative_to(ROOT)))
             if "--check" not in sys.argv:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(new, encoding="utf-8")
     if "--check" in sys.argv and stale:
         print(f"stale: {', '.join(stale)}; run 'make docs'", file=sys.stderr)

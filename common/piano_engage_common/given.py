@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from piano_engage_common.stops import ConfigRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, MutableMapping
 
 _KINDS = {"number": (int, float), "integer": (int,), "boolean": (bool,)}
 
@@ -109,3 +109,23 @@ def check_memory_limit(limit: str) -> None:
     if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B", limit, re.IGNORECASE):
         msg = f"memory_limit: {limit!r} is no amount of memory. Write it like '320MB' or '2GB'."
         raise ConfigRefused(msg)
+
+
+def take_own(environment: MutableMapping[str, str], prefix: str, settings: Iterable[str]) -> None:
+    """Let the settings of an account come from the variables of the application that is asked for, and from no other.
+
+    Several applications share one `.env`, and a process inherits all of it. The variable ``<prefix>ACCOUNT`` names what
+    the application's own variables begin with; where it is not set, nothing is done.
+
+    Args:
+        environment: is changed.
+        prefix: what the variables of the program begin with, such as ``TARGET_RECURLY_ENGAGE_``.
+        settings: names of settings that belong to one account.
+    """
+    own = environment.get(f"{prefix}ACCOUNT")
+    if not own:
+        return
+    for setting in settings:
+        environment.pop(f"{prefix}{setting.upper()}", None)
+        if value := environment.get(f"{own}_{setting.upper()}"):
+            environment[f"{prefix}{setting.upper()}"] = value

@@ -225,6 +225,7 @@ class Ledger:
     Args:
         path: the file; it and its folder are made when they do not exist.
         memory_limit: DuckDB's memory.
+        wait: seconds to wait for another run that has it.
 
     Attributes:
         shared: others have it as it was until it is given back.
@@ -237,7 +238,7 @@ class Ledger:
     shared = False
     forgets = False
 
-    def __init__(self, path: Path, *, memory_limit: str) -> None:
+    def __init__(self, path: Path, *, memory_limit: str, wait: float = 0.0) -> None:
         """Open, and migrate what an older version left."""
         self.path = path
         self.work = path.with_name(f"{path.name}.work")
@@ -246,7 +247,7 @@ class Ledger:
             if not path.exists():
                 _make_empty(path)
             _check_moved(path)
-        self.connection = _opened(path, self.work / "spill", memory_limit)
+        self.connection = _opened(path, self.work / "spill", memory_limit, wait)
         shutil.rmtree(self.work, ignore_errors=True)  # ours alone since the file is open
         for left in path.parent.glob(f"{path.name}.*.new"):
             left.unlink(missing_ok=True)
@@ -513,9 +514,9 @@ def _check_moved(path: Path) -> None:
         raise StorageFailed(msg)
 
 
-def _opened(path: Path, spill: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
-    """Open the file; whoever only looks into it is gone in a moment."""
-    deadline = time.monotonic() + LOOKERS_SECONDS
+def _opened(path: Path, spill: Path, memory_limit: str, wait: float) -> duckdb.DuckDBPyConnection:
+    """Open the file; whoever only looks into it is gone in a moment, and a run that has it after a while."""
+    deadline = time.monotonic() + max(LOOKERS_SECONDS, wait)
     while True:
         try:
             return connect(path, spill=spill, memory_limit=memory_limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +36,7 @@ from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
 from target_recurly_engage.summary import Summary
+from target_recurly_engage.watch.status import ledger_facts
 
 if TYPE_CHECKING:
     import logging
@@ -418,6 +419,11 @@ class Run:
         if self._taken_over:
             self._handover.done()
 
+    def _moment(self) -> datetime:
+        """Give what counts as now."""
+        now = datetime.fromisoformat(self._now) if self._now else self.summary.started_at
+        return now if now.tzinfo else now.replace(tzinfo=UTC)  # as the ledger takes it
+
     def end(self, status: str, message: str | None = None) -> None:
         """Write the summary and close the ledger; once is enough.
 
@@ -430,12 +436,13 @@ class Run:
         self.summary.finished_at = datetime.now(tz=UTC)
         try:
             with storage_errors("noting the end of the run"), closing(self._ledger):
+                now = self._moment()
+                with suppress(OSError, duckdb.Error):  # whatever ails the ledger is told by what comes next
+                    self.summary.ledger = ledger_facts(self._ledger, now)
                 self._ledger.finish_run(self.summary.run_id, status, json.dumps(self.summary.as_dict()))
                 with storage_errors("writing the summary"):
                     path = self.summary.write(self._runs)
                     if self._config["report"]:
-                        now = datetime.fromisoformat(self._now) if self._now else self.summary.started_at
-                        now = now if now.tzinfo else now.replace(tzinfo=UTC)  # as the ledger takes it
                         report.write(path.with_suffix(".html"), self.summary, self._ledger, self._contract, now=now)
                 close_erasures(self._ledger, self._runs)
         except (RunStopped, duckdb.Error) as e:

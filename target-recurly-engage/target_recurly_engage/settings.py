@@ -17,9 +17,18 @@ from target_recurly_engage.offers import BY_PROMOTION, SINGLE_USE
 from target_recurly_engage.primary import DEFAULT_ORDER
 from target_recurly_engage.shared.place import is_shared, place_of
 from target_recurly_engage.traits import Kind
+from target_recurly_engage.watch.alerts import TEMPLATE, check_template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+PREFIX: Final = "TARGET_RECURLY_ENGAGE_"
+"""What the environment variables of settings begin with."""
+
+OF_ACCOUNT: Final = (
+    "app_id", "api_key", "s3_bucket", "s3_prefix", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+)  # fmt: skip
+"""Settings that belong to one application at Engage, and that no other one may inherit."""
 
 SHARED: Final = (
     th.Property(
@@ -81,15 +90,6 @@ SHARED: Final = (
             "it lives stops sending at half of that; let it be twice `request_timeout`."
         ),
     ),
-    th.Property(
-        "ledger_wait",
-        th.NumberType(minimum=0),
-        default=150,
-        title="Ledger: wait",
-        description=(
-            "Seconds to wait for a run that holds a ledger on S3; longer than its lease, a run waits out one that died."
-        ),
-    ),
 )
 """Settings of a ledger on shared storage."""
 
@@ -105,6 +105,15 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         ),
     ),
     *SHARED,
+    th.Property(
+        "ledger_wait",
+        th.NumberType(minimum=0),
+        title="Ledger: wait",
+        description=(
+            "Seconds to wait for another run that has the ledger, as where jobs of several kinds overlap. Without it "
+            "none, and 150 for one on S3: longer than its lease, so that a run waits out one that died."
+        ),
+    ),
     th.Property(
         "delivery",
         th.StringType,
@@ -319,6 +328,55 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         default=True,
         title="Report",
         description="Write beside each summary an HTML page that shows it: counts and names, no reader.",
+    ),
+    th.Property(
+        "application",
+        th.StringType,
+        title="Application",
+        description="Name of the application in metrics and alerts; Piano's id of it where there is none.",
+    ),
+    th.Property(
+        "metrics_path",
+        th.StringType,
+        title="Metrics path",
+        description=(
+            "Folder of node exporter's textfile collector; each run leaves its metrics there. See docs/production.md."
+        ),
+    ),
+    th.Property(
+        "metrics_url",
+        th.StringType,
+        secret=True,
+        title="Metrics URL",
+        description="Address of a push gateway of Prometheus, to which each run puts its metrics.",
+    ),
+    th.Property(
+        "alert_url",
+        th.StringType,
+        secret=True,
+        title="Alert URL",
+        description="Webhook that gets a message when the status of runs or of the data changes, such as one of Slack.",
+    ),
+    th.Property(
+        "alert_template",
+        th.ObjectType(),
+        default=TEMPLATE,
+        secret=True,  # some receivers want their key in it
+        title="Alert template",
+        description=(
+            "Body of that message, as JSON; in its texts stand `{text}`, `{application}`, `{condition}`, `{status}` "
+            "(firing or resolved), `{code}`, `{message}`, `{run_id}` and `{at}`."
+        ),
+    ),
+    th.Property(
+        "freshness_hours",
+        th.NumberType(minimum=0),
+        default=36,
+        title="Freshness hours",
+        description=(
+            "When the newest change of a subscription, or the last run, is older than this, an alert goes out, and "
+            "`recurly-engage health` is critical. 0 is never."
+        ),
     ),
     th.Property(
         "traits",
@@ -633,4 +691,5 @@ def check(config: Mapping[str, Any]) -> None:
         except ValueError as e:
             msg = f"{setting}: {config[setting]!r} cannot be read. Write it like '2026-03-28' in ISO 8601."
             raise ConfigRefused(msg) from e
+    check_template(config["alert_template"])
     contract_of(config)

@@ -45,6 +45,7 @@ class Summary:
         unseen: warnings of values that segments ask for and that no reader has.
         as_of: the moment that counted as now, where it was another one than when the run began.
         brake: what looked at the rows and the plan before they were sent.
+        ledger: counts of the ledger at the end.
     """
 
     run_id: str
@@ -68,6 +69,7 @@ class Summary:
     unseen: list[str] = field(default_factory=list)
     as_of: str | None = None
     brake: Brake | None = None
+    ledger: dict[str, Any] | None = None
     finished_at: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ class Summary:
             "requests": asdict(self.requests) if self.requests else None,
             "data_sources": [asdict(one) for one in self.data_sources],
             "assigned": self.assigned,
+            "ledger": self.ledger,
         }
 
     def write(self, folder: Path) -> Path:

@@ -30,12 +30,15 @@ from target_recurly_engage.claims import claims_of
 from target_recurly_engage.run import Run
 from target_recurly_engage.settings import SETTINGS, check
 from target_recurly_engage.sinks import SINKS, LeftAloneSink, TakenInSink
+from target_recurly_engage.watch.watcher import Watcher, as_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
     from singer_sdk.sinks import Sink
+
+    from target_recurly_engage.summary import Summary
 
 
 class MessageReader(SimpleSingerReader):
@@ -130,12 +133,14 @@ class TargetRecurlyEngage(Target):
         PluginBase.invoke.__func__(cls, about=about, about_format=about_format)  # type: ignore[attr-defined]
         cls.print_version(print_fn=cls.logger.info)
         given = config or _ConfigInput()
-        with exits(cls.logger):
+        once = ({"accept": accept} if accept else {}) | ({"dry_run": True} if dry_run else {})
+        watched = as_given({**given.config, **once}, environment=given.parse_env)
+        with exits(cls.logger), Watcher(watched, cls.logger) as watcher:
             try:
-                once = ({"accept": accept} if accept else {}) | ({"dry_run": True} if dry_run else {})
                 target = cls(config={**given.config, **once}, parse_env_config=given.parse_env, validate_config=True)
             except ConfigValidationError as e:
                 raise ConfigRefused("; ".join(e.errors)) from e
+            watcher.target = target
             with target.told():
                 target.listen(file_input)
 
@@ -145,6 +150,16 @@ class TargetRecurlyEngage(Target):
         if self._run is None:
             self._run = Run(self.config, self.logger)
         return self._run
+
+    @property
+    def summary(self) -> Summary | None:
+        """What became of the run, once it has begun."""
+        return self._run.summary if self._run else None
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that came, and that have a role."""
+        return [name for name, sink in self._sinks_active.items() if isinstance(sink, TakenInSink)]
 
     # Messages
 

@@ -46,7 +46,7 @@ def facts(told: Mapping[str, Any], ledger: Ledger, contract: Contract, *, now: d
     acknowledged = _acknowledged(ledger)
     runs = [_of_run(told, acknowledged), *_earlier(ledger, told["run_id"], acknowledged)]
     shown: Facts = {
-        "run": {**told, "tone": _TONES.get(told["status"], "bad"), "message": _message(told)},
+        "run": {**told, "tone": _TONES.get(told["status"], "bad"), "message": message_of(told)},
         "planned": _planned(told),
         "acknowledged": runs[0]["told"],
         "sources": _sources(told),
@@ -77,15 +77,16 @@ def _acknowledged(ledger: Ledger) -> dict[str, int]:
     return dict(ledger.connection.execute(query).fetchall())
 
 
-def _message(told: Mapping[str, Any]) -> str | None:
+def message_of(told: Mapping[str, Any]) -> str | None:
     """Say why the run ended; of an error that nobody foresaw only its name, for its words may hold a reader."""
     message = told["message"]
     if message and told["status"] == "failed":
         return f"{message.split(':')[0]}. The summary beside this page has its words, and the log all of it."
-    return message and _masked(message)
+    return message and masked(message)
 
 
-def _masked(words: str) -> str:
+def masked(words: str) -> str:
+    """Hide addresses of readers."""
     return _ADDRESS.sub(_HIDDEN, words)
 
 
@@ -174,7 +175,7 @@ def _rejects(ledger: Ledger) -> Facts:
     found: dict[tuple[int, str], Facts] = {}
     for row in ledger.connection.execute(query, [_HIDDEN]).fetchall():
         one = dict(zip(names, row, strict=True))
-        one["reason"] = _masked(one["reason"])
+        one["reason"] = masked(one["reason"])
         same = found.setdefault((one["status"], one["reason"]), one | {"readers": 0})
         same["readers"] += one["readers"]
     rows = sorted(found.values(), key=lambda one: -one["readers"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from piano_engage_common.given import take_own
 from piano_engage_common.stops import ConfigRefused
 from piano_engage_common.transport import Patience, Transport
 from pydantic import Field, SecretStr, ValidationError
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 PREFIX = "PIANO_ACTIONS_"
 PAGE_SIZE = 100
+OF_ACCOUNT = ("api_token", "secrets", "hmac_secret", "private_key")
+"""Settings that belong to one application, and that no other one may inherit."""
 
 
 class Settings(BaseSettings):
@@ -170,6 +174,7 @@ def settings_of(path: Path | None = None) -> Settings:
         ConfigRefused: names each setting that is missing or cannot be used.
     """
     given: dict[str, Any] = {}
+    take_own(os.environ, PREFIX, OF_ACCOUNT)
     if path is not None:
         try:
             given = json.loads(path.read_text(encoding="utf-8"))

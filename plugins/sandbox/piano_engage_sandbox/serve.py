@@ -175,7 +175,9 @@ def _tell(server: Server, env_file: str | None) -> None:
     if env_file:
         Path(env_file).write_text(lines, encoding="utf-8")
     sys.stderr.write(f"sandbox: serving at {server.url}/ (control: {server.url}/_sandbox/); Ctrl-C stops it\n")
-    sys.stdout.write(f"# Paste these lines into .env\n{lines}")
+    _, *others = server.sandbox.piano.values()
+    tokens = "".join(f"# API token of {app.aid}: {app.token}\n" for app in others)
+    sys.stdout.write(f"# Paste these lines into .env\n{lines}{tokens}")
     sys.stdout.flush()
 
 

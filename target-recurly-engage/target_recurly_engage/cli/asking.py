@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from piano_engage_common.given import take_own
 from piano_engage_common.stops import ConfigRefused, NoInput, exits
 from singer_sdk.exceptions import ConfigValidationError
 
+from target_recurly_engage.settings import OF_ACCOUNT, PREFIX
 from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shared.snapshots import exists, none_yet, open_for_reading
 from target_recurly_engage.target import TargetRecurlyEngage
@@ -34,6 +37,7 @@ def settings_of(configs: tuple[str, ...]) -> Mapping[str, Any]:
         ConfigRefused: a file cannot be read, or a setting cannot be used.
     """
     given: dict[str, Any] = {}
+    take_own(os.environ, PREFIX, OF_ACCOUNT)
     for path in (Path(one) for one in configs if one != "ENV"):
         try:
             given |= json.loads(path.read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ class Custody:
         seconds = float(config["ledger_lease_seconds"])
         pointer = Pointer(self._store.hurried(seconds / 4), self.place)
         pointer.probe()
-        self.lease = Lease(pointer, who=who, seconds=seconds, wait=float(config["ledger_wait"]), logger=logger)
+        self.lease = Lease(pointer, who=who, seconds=seconds, wait=_wait_of(config), logger=logger)
         self.lease.take(moved=moved)
 
     @property
@@ -240,3 +240,12 @@ class Custody:
 def now() -> str:
     """Give this moment as ISO 8601."""
     return datetime.now(tz=UTC).isoformat(timespec="seconds")
+
+
+WAIT: Final = 150.0
+"""Seconds to wait for who holds a ledger, where no setting says otherwise: longer than a lease."""
+
+
+def _wait_of(config: Mapping[str, Any]) -> float:
+    given = config.get("ledger_wait")
+    return WAIT if given is None else float(given)

@@ -32,7 +32,8 @@ def open_for_writing(config: Mapping[str, Any], *, who: str, logger: logging.Log
         RunStopped: the bucket cannot be asked.
     """
     if not is_shared(config["ledger"]):
-        return Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"])
+        wait = float(config.get("ledger_wait") or 0)
+        return Ledger(Path(config["ledger"]), memory_limit=config["memory_limit"], wait=wait)
     return SharedLedger(config, who=who, logger=logger)
 
 

@@ -103,6 +103,18 @@ def replay(context: Context, ids: tuple[str, ...], days: float | None, *, poison
     click.echo(json_of(counts) if as_json else ", ".join(f"{count} {what}" for what, count in counts.items()))
 
 
+@webhooks.command()
+@as_json
+@click.pass_obj
+def sweep(context: Context, *, as_json: bool) -> None:
+    """Forget what is older than webhook_days, but nothing that waits; the service does so by itself."""
+    with context.store() as store:
+        inbox = _inbox(context, store)
+        inbox.sweep()
+        counts = inbox.counts()
+    click.echo(json_of(counts) if as_json else ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
 def _inbox(context: Context, store: Store) -> Inbox:
     return Inbox(store, tells=context.tells, days=context.settings.webhook_days)
 

@@ -9,6 +9,9 @@ export UV_PYTHON_DOWNLOADS := never
 export XDG_STATE_HOME := $(CURDIR)/.meltano
 PLUGINS := tap-piano target-recurly-engage
 UTILITIES := sandbox piano-actions
+# What `make setup` installs; Airflow is left to who wants it.
+SET_UP := $(PLUGINS) recurly-engage $(UTILITIES)
+AIRFLOW_VERSION := 3.3.2
 # The package of a plugin, which has the plugin's name but for the sandbox.
 package = $(if $(filter sandbox,$(1)),piano-engage-$(1),$(1))
 EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emit-workspace --all-extras
@@ -18,7 +21,7 @@ CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/req
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage lint types browser postgres docs constraints check-constraints setup benchmark kill-test \
-  fault-test reuse-test actions-test app clean
+  fault-test reuse-test actions-test airflow-test airflow-constraints app clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +68,18 @@ actions-test: .venv/.dev setup postgres ## The tests of piano-actions with their
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/actions $(ARGS)
 
+airflow-test: .venv/.dev setup browser .meltano/airflow-test/bin/airflow ## The DAGs in a real Airflow, with its UI in a browser (takes minutes)
+	@AIRFLOW_PROGRAM=$(CURDIR)/.meltano/airflow-test/bin/airflow $(BIN)/python -m pytest tests/airflow --timeout=1800 $(ARGS)
+
+.meltano/airflow-test/bin/airflow: plugins/requirements/airflow.txt | $(UV)
+	@$(UV) venv -q --allow-existing --python "$$(command -v python3)" .meltano/airflow-test
+	@$(UV) pip install -q --python .meltano/airflow-test/bin/python -r plugins/requirements/airflow.txt
+	@touch $@
+
+airflow-constraints: | $(UV) ## Pin Airflow's environment anew
+	@echo "apache-airflow==$(AIRFLOW_VERSION)" | $(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate \
+	  -o plugins/requirements/airflow.txt - >/dev/null
+
 kill-test: setup ## Kill `make run` at ten random moments, run it again, and compare
 	@$(BIN)/python demo/kill_test.py $(ARGS)
 
@@ -108,7 +123,7 @@ endif
 
 .meltano/.plugins: .venv/.run meltano.yml $(CONSTRAINTS) $(PLUGINS:%=%/pyproject.toml) $(UTILITIES:%=plugins/%/pyproject.toml) \
     common/pyproject.toml
-	@$(BIN)/meltano --log-level=warning install --force >/dev/null || $(BIN)/meltano install --force
+	@$(BIN)/meltano --log-level=warning install --force $(SET_UP) >/dev/null || $(BIN)/meltano install --force $(SET_UP)
 	@touch $@
 
 clean: ## Remove all that set-up and runs made

@@ -144,11 +144,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
     """A project against the sandbox, and the environment of Airflow's processes."""
     folder = tmp_path_factory.mktemp("airflow")
     apps = tuple(App(aid=f"AID{n}", name=name or "base", rows=120) for n, name in enumerate(APPLICATIONS))
-    with serving(apps=apps, rows=120) as server, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    with serving(apps=apps) as server:
         (folder / "meltano.yml").write_text(yaml.safe_dump(project(server, folder)))
         (folder / "short.csv").write_bytes(header_only())
-        home = folder / "home"
+        home, port = folder / "home", free_port()
         yield folder, {
             "PATH": f"{Path(sys.executable).parent}:{Path(str(PROGRAM)).parent}:/usr/bin:/bin",
             "HOME": str(folder), "LANG": "C.UTF-8", "AIRFLOW_HOME": str(home), "MELTANO_PROJECT_ROOT": str(folder),
@@ -157,11 +156,18 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
             "PIANO_ENGAGE_ON_FAILURE": str(hook(folder)),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "plugins" / "airflow" / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "false", "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "2", "AIRFLOW__API__PORT": str(free.getsockname()[1]),
+            "AIRFLOW__CORE__PARALLELISM": "2", "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
             "AIRFLOW__API__WORKERS": "1", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "true",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         }  # fmt: skip
         keep_logs(home)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def keep_logs(home: Path) -> None:

@@ -50,7 +50,7 @@ def test_what_meltano_is_asked_to_do_exists(command: str) -> None:
 
 def test_other_commands_exist() -> None:
     programs = {words(command)[0] for command in COMMANDS}
-    assert programs <= {"meltano", "recurly-engage", "make", "uv", "export", "docker", "git", "flock", "cp"}
+    assert programs <= {"meltano", "recurly-engage", "make", "uv", "export", "docker", "git", "cp"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in COMMANDS:
         if command.startswith("make "):

@@ -232,7 +232,7 @@ def test_an_outage_in_the_middle_shows_whom_engage_took(browser: webdriver.Chrom
 def test_words_of_an_error_that_nobody_foresaw_are_not_shown(reported: Reported) -> None:
     shown = reported.facts("first")
     failed = {**shown["run"], "status": "failed", "message": f"ConversionException: no date in {CANARY}"}
-    assert told._message(failed) == (
+    assert told.message_of(failed) == (
         "ConversionException. The summary beside this page has its words, and the log all of it."
     )
 
@@ -306,7 +306,7 @@ def test_a_report_that_repeats_what_engage_says_is_found_out(
     reported: Reported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finds_nobody(report.render(reported.facts("second")))
-    monkeypatch.setattr(told, "_masked", lambda words: words)
+    monkeypatch.setattr(told, "masked", lambda words: words)
     with pytest.raises(AssertionError):
         finds_nobody(report.render(reported.facts("second")))
 

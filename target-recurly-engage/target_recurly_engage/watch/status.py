@@ -83,8 +83,11 @@ class Status:
         """
         part = folder / f"{FILE}.part"
         part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(folder / FILE)
+        try:
+            part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            part.replace(folder / FILE)
+        finally:
+            part.unlink(missing_ok=True)
 
     def note(
         self, *, code: int, message: str | None, summary: Summary | None, streams: Iterable[str], now: datetime

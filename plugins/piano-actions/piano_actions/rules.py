@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 from target_recurly_engage.cli.asking import settings_of as target_settings
@@ -21,10 +22,11 @@ def target_config(given: str) -> Mapping[str, Any]:
     Raises:
         ConfigRefused: one of them cannot be used.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         return target_settings((given,))
-    finally:  # the target takes over signals, which are ours here
+    finally:  # the target takes over signals, which are ours here; in other threads than the first it takes none
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from piano_engage_common.transport import Patience, Transport
+from piano_engage_common.transport import Transport
 from target_recurly_engage.engage import IngestClient, access_of
 
 from piano_actions import conversions
@@ -53,12 +53,7 @@ def engage_of(settings: Settings, config: Mapping[str, Any], logger: logging.Log
     """
     access = access_of(config)
     transport = Transport(
-        patience=Patience(
-            timeout=settings.request_timeout,
-            attempts=settings.retry_attempts,
-            wait=settings.retry_wait,
-            total=settings.retry_seconds,
-        ),
+        patience=settings.patience,
         rate=float(config["requests_per_second"]),
         logger=logger,
         at_once=at_once,

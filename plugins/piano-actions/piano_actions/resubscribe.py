@@ -13,7 +13,7 @@ from piano_engage_common.stops import RunStopped
 from tap_piano.client import PianoRefused, Unanswered
 
 from piano_actions.outcome import Outcome, Status
-from piano_actions.subscriptions import Subscription, is_known, of_reader, read
+from piano_actions.subscriptions import Subscription, is_known, named, of_reader, read
 from piano_actions.words import outcome
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def resubscribe(
         Outage: Piano could not be asked; nothing was changed.
         AccessRefused: the token may not do this; nothing was changed.
     """
-    found = _given(piano, wish) if wish.subscription_id else _found(piano, wish, choose)
+    name = wish.subscription_id
+    found = named(piano, ACTION, wish.user_id, name) if name else _found(piano, wish, choose)
     if isinstance(found, Outcome):
         return found
     if verdict := judge(found):
@@ -83,15 +84,6 @@ def judge(one: Subscription) -> Outcome | None:
     if one.can_be_resumed or one.can_be_switched_on:
         return None
     return outcome(ACTION, Status.REFUSED, "not_resumable", **_details(one))
-
-
-def _given(piano: PianoClient, wish: Wish) -> Subscription | Outcome:
-    one = read(piano, str(wish.subscription_id))
-    if one is None or (one.aid and one.aid != piano.aid):
-        return outcome(ACTION, Status.REFUSED, "unknown_subscription", subscription_id=wish.subscription_id)
-    if one.user_id != wish.user_id:
-        return outcome(ACTION, Status.REFUSED, "not_yours", subscription_id=wish.subscription_id)
-    return one
 
 
 def _found(

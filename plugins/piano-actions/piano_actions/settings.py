@@ -138,6 +138,16 @@ class Settings(BaseSettings):
         15, ge=0, title="Retry seconds", description="Seconds after which no further attempt of a request begins."
     )
 
+    @property
+    def patience(self) -> Patience:
+        """How long an answer is waited for, and how often it is asked again."""
+        return Patience(
+            timeout=self.request_timeout,
+            attempts=self.retry_attempts,
+            wait=self.retry_wait,
+            total=self.retry_seconds,
+        )
+
 
 def schema() -> dict[str, Any]:
     """Describe the settings as the plugins' ``--about`` does, for documents and Meltano."""
@@ -177,12 +187,7 @@ def settings_of(path: Path | None = None) -> Settings:
 def client_of(settings: Settings, logger: logging.Logger, *, at_once: int = 1) -> PianoClient:
     """Make the client of the Publisher API."""
     transport = Transport(
-        patience=Patience(
-            timeout=settings.request_timeout,
-            attempts=settings.retry_attempts,
-            wait=settings.retry_wait,
-            total=settings.retry_seconds,
-        ),
+        patience=settings.patience,
         rate=settings.requests_per_second,
         logger=logger,
         at_once=at_once,

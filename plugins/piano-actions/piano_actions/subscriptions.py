@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from tap_piano.client import NotFound
 from target_recurly_engage.statuses import WORDS, Meaning
 
+from piano_actions.outcome import Outcome, Status
+from piano_actions.words import outcome
+
 if TYPE_CHECKING:
     from tap_piano.client import PianoClient
 
@@ -98,6 +101,16 @@ def read(piano: PianoClient, subscription_id: str) -> Subscription | None:
     except NotFound:
         return None
     return Subscription(page.data, page.ts) if isinstance(page.data, dict) else None
+
+
+def named(piano: PianoClient, action: str, user_id: str, subscription_id: str) -> Subscription | Outcome:
+    """Ask for a subscription that a reader names, or say for an action why it is not his to name."""
+    one = read(piano, subscription_id)
+    if one is None or (one.aid and one.aid != piano.aid):
+        return outcome(action, Status.REFUSED, "unknown_subscription", subscription_id=subscription_id)
+    if one.user_id != user_id:
+        return outcome(action, Status.REFUSED, "not_yours", subscription_id=subscription_id)
+    return one
 
 
 def of_reader(piano: PianoClient, user_id: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from target_recurly_engage.statuses import Meaning
 
 from piano_actions import terms
 from piano_actions.outcome import Outcome, Status
-from piano_actions.subscriptions import Subscription, is_known, of_reader, read
+from piano_actions.subscriptions import Subscription, is_known, named, of_reader, read
 from piano_actions.words import outcome
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def upgrade(
         Outage: Piano could not be asked; nothing was changed.
         AccessRefused: the token may not do this; nothing was changed.
     """
-    way = _given(piano, wish) if wish.subscription_id else _found(piano, wish, choose)
+    name = wish.subscription_id
+    way = _given(piano, wish, name) if name else _found(piano, wish, choose)
     if isinstance(way, Outcome):
         return way
     if not _can(piano, way.one.id):
@@ -98,12 +99,10 @@ def upgrade(
 # Which subscription, by which option
 
 
-def _given(piano: PianoClient, wish: Wish) -> Way | Outcome:
-    one = read(piano, str(wish.subscription_id))
-    if one is None or (one.aid and one.aid != piano.aid):
-        return outcome(ACTION, Status.REFUSED, "unknown_subscription", subscription_id=wish.subscription_id)
-    if one.user_id != wish.user_id:
-        return outcome(ACTION, Status.REFUSED, "not_yours", subscription_id=wish.subscription_id)
+def _given(piano: PianoClient, wish: Wish, subscription_id: str) -> Way | Outcome:
+    one = named(piano, ACTION, wish.user_id, subscription_id)
+    if isinstance(one, Outcome):
+        return one
     options = terms.matching(terms.options_from(piano, str(one.term.get("term_id"))), wish.to_term)
     if one.ended or terms.is_called(one.term, wish.to_term):
         there = _on(piano, wish)

@@ -8,7 +8,7 @@ from piano_engage_common.stops import RunStopped
 from tap_piano.client import PianoRefused, Unanswered
 
 from piano_actions.outcome import Outcome, Status
-from piano_actions.subscriptions import Subscription, is_known, of_reader, read
+from piano_actions.subscriptions import Subscription, is_known, named, of_reader, read
 from piano_actions.upgrade import CANCEL, NO_OPTION, PENDING, SUSPENDED, status_of
 from piano_actions.words import outcome
 
@@ -70,12 +70,8 @@ def _candidates(piano: PianoClient, user_id: str, subscription_id: str | None) -
         if not ones and not is_known(piano, user_id):
             return outcome(CANCEL, Status.REFUSED, "unknown_user")
         return [one for one in ones if not one.ended]
-    one = read(piano, subscription_id)
-    if one is None or (one.aid and one.aid != piano.aid):
-        return outcome(CANCEL, Status.REFUSED, "unknown_subscription", subscription_id=subscription_id)
-    if one.user_id != user_id:
-        return outcome(CANCEL, Status.REFUSED, "not_yours", subscription_id=subscription_id)
-    return [one]
+    one = named(piano, CANCEL, user_id, subscription_id)
+    return one if isinstance(one, Outcome) else [one]
 
 
 def _waiting(piano: PianoClient, user_id: str, subscription_id: str) -> dict[str, Any] | None:

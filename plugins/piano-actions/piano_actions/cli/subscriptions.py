@@ -12,15 +12,21 @@ from piano_actions.store import Request
 from piano_actions.terms import all_options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from piano_actions.cli.asking import Context
+    from piano_actions.outcome import Outcome
+
+
+when_ambiguous = click.option(
+    "--when-ambiguous", type=click.Choice(["refuse", "primary"]), help="Of several: none, or the primary one."
+)
 
 
 @click.command()
 @user
 @click.option("--subscription", help="Which one; without it the one that can be resumed is looked for.")
-@click.option(
-    "--when-ambiguous", type=click.Choice(["refuse", "primary"]), help="Of several: none, or the primary one."
-)
+@when_ambiguous
 @key
 @dry_run
 @as_json
@@ -36,10 +42,9 @@ def resubscribe(
     as_json: bool,
 ) -> None:
     """Have a subscription that is about to end renew by itself again."""
-    params = {"subscription_id": subscription} if subscription else {}
-    request = Request("resubscribe", user, params, key or uuid.uuid4().hex)
-    with usage(), context.desk(when_ambiguous=when_ambiguous) as desk:
-        found = desk.run(request, dry_run=dry_run)
+    found = _asked(
+        context, "resubscribe", user, key, {"subscription_id": subscription}, dry_run=dry_run, choice=when_ambiguous
+    )
     tell(found, as_json=as_json)
 
 
@@ -70,9 +75,7 @@ def options(context: Context, from_term: str | None, *, as_json: bool) -> None:
 @click.option("--to", "to_term", required=True, help="The term: id or name; or the id of an option.")
 @click.option("--from", "from_term", help="The term to leave: id or name.")
 @click.option("--subscription", help="Which one; without it the one from which an option leads there is looked for.")
-@click.option(
-    "--when-ambiguous", type=click.Choice(["refuse", "primary"]), help="Of several: none, or the primary one."
-)
+@when_ambiguous
 @key
 @dry_run
 @as_json
@@ -91,11 +94,7 @@ def do(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Change the term by the option that leads there."""
     params = {"to_term": to_term, "from_term": from_term, "subscription_id": subscription}
-    given = {name: value for name, value in params.items() if value}
-    request = Request("upgrade", user, given, key or uuid.uuid4().hex)
-    with usage(), context.desk(when_ambiguous=when_ambiguous) as desk:
-        found = desk.run(request, dry_run=dry_run)
-    tell(found, as_json=as_json)
+    tell(_asked(context, "upgrade", user, key, params, dry_run=dry_run, choice=when_ambiguous), as_json=as_json)
 
 
 @upgrade.command()
@@ -109,11 +108,24 @@ def cancel(
     context: Context, user: str, subscription: str | None, key: str | None, *, dry_run: bool, as_json: bool
 ) -> None:
     """Withdraw a change that waits for its day."""
-    params = {"subscription_id": subscription} if subscription else {}
-    request = Request("upgrade_cancel", user, params, key or uuid.uuid4().hex)
-    with usage(), context.desk() as desk:
-        found = desk.run(request, dry_run=dry_run)
+    found = _asked(context, "upgrade_cancel", user, key, {"subscription_id": subscription}, dry_run=dry_run)
     tell(found, as_json=as_json)
+
+
+def _asked(
+    context: Context,
+    action: str,
+    user: str,
+    key: str | None,
+    params: Mapping[str, str | None],
+    *,
+    dry_run: bool,
+    choice: str | None = None,
+) -> Outcome:
+    """Have an action done, asked for with those of *params* that are given."""
+    given = {name: value for name, value in params.items() if value}
+    with usage(), context.desk(when_ambiguous=choice) as desk:
+        return desk.run(Request(action, user, given, key or uuid.uuid4().hex), dry_run=dry_run)
 
 
 COMMANDS = (resubscribe, upgrade)

@@ -18,7 +18,7 @@ EXPORT = $(UV) export -q --frozen --no-hashes --no-header --no-annotate --no-emi
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types browser docs constraints check-constraints setup benchmark kill-test fault-test actions-test airflow-test airflow-constraints clean
+.PHONY: help run test lint types browser postgres docs constraints check-constraints setup benchmark kill-test fault-test actions-test airflow-test airflow-constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ help: ## Show this list
 run: setup ## Run the main job on the shipped sample, twice, and tell what it did
 	@$(BIN)/python demo/run.py
 
-test: .venv/.dev setup browser ## Run all tests
+test: .venv/.dev setup browser postgres ## Run all tests
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=term $(ARGS)
 
 lint: .venv/.dev check-constraints ## Check style and formatting
@@ -39,6 +39,9 @@ types: .venv/.dev ## Check types
 browser: ## Bring a browser for the tests of the sandbox's page, where that is possible
 	@sh scripts/browser.sh >/dev/null || true
 
+postgres: ## Bring PostgreSQL for the tests of the actions' notes, where that is possible
+	@sh scripts/postgres.sh >/dev/null || true
+
 setup: .meltano/.plugins ## Install Meltano and the plugins
 
 benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the figures stand in docs/benchmarks.md
@@ -50,7 +53,7 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
 	  tests/target/test_model.py tests/project/test_bad_moments.py tests/e2e $(ARGS)
 
-actions-test: .venv/.dev setup ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
+actions-test: .venv/.dev setup postgres ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/actions $(ARGS)
 

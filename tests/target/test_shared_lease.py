@@ -127,6 +127,19 @@ def test_a_copy_that_is_broken_is_put_aside_and_brought_anew(
     assert len(list((tmp_path / "a").rglob("*.aside"))) == 1
 
 
+def test_a_ledger_of_a_newer_program_is_left_alone(
+    shelf: Shelf, machine: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    ledger = take(machine())
+    ledger.connection.execute("UPDATE ledger SET version = version + 1")
+    give_back(ledger)
+    before = shelf.current["current"]
+    with pytest.raises(StorageFailed, match="Install the newer"):
+        take(machine())
+    assert (shelf.current["current"], shelf.current["holder"]) == (before, None)
+    assert list(tmp_path.rglob("*.aside")) == []
+
+
 def test_a_version_that_is_another_file_is_not_believed(shelf: Shelf, machine: Callable[..., dict[str, Any]]) -> None:
     give_back(take(machine()), "first")
     shelf.put(f"versions/{shelf.current['current']['name']}.duckdb", b"another file")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from piano_engage_common.stops import RunStopped, StorageFailed, storage_errors
 from typing_extensions import override
 
+from target_recurly_engage.delivery.csvs import sha256_of
 from target_recurly_engage.ledger import Ledger, in_use_by_another
 from target_recurly_engage.shared.custody import Custody, now
 from target_recurly_engage.shared.doubt import is_known, take_as_unknown, write_plan
@@ -69,8 +70,9 @@ class SharedLedger(Ledger):
         try:
             super().__init__(path, memory_limit=memory_limit)
         except StorageFailed as e:
-            if in_use_by_another(e) or not self.custody.current["bytes"]:
-                raise
+            current = self.custody.current
+            if in_use_by_another(e) or not current["bytes"] or sha256_of(path) == current["sha256"]:
+                raise  # what the bucket has is no better
             self.custody.bring_anew(path, e)
             super().__init__(path, memory_limit=memory_limit)
         try:

@@ -31,7 +31,7 @@ LOG, OFFERS = "tap-piano target-recurly-engage", "recurly-engage:offers"
 
 
 def test_one_dag_a_schedule_and_one_task_a_step() -> None:
-    found = planned(schedule("log", [LOG, OFFERS], A=1), schedule("night", [LOG], cron="5 3 * * *"))
+    found = planned(schedule("log", [LOG, OFFERS], env={"A": 1}), schedule("night", [LOG], cron="5 3 * * *"))
     log = found["log"]
     assert (log.cron, log.steps) == ("0 * * * *", ("1-tap-piano-target-recurly-engage", "2-recurly-engage-offers"))
     (base,) = log.applications

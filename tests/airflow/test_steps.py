@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -10,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from piano_engage_dags.export import exported
 from piano_engage_dags.settings import Settings
@@ -18,6 +21,7 @@ from piano_engage_dags.steps import result_of, run_step
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DAGS = Path(__file__).resolve().parents[2] / "plugins" / "airflow" / "dags"
 MELTANO = Path(sys.executable).with_name("meltano")
 WORKS = """#!/bin/sh
 echo "$@" >> "$LOG"
@@ -84,6 +88,44 @@ def test_a_step_that_takes_too_long_is_asked_to_end(run: Callable[..., int], tmp
     assert time.monotonic() - began < 30
     assert lines(tmp_path)[-1].startswith("began"), "it did not end by itself"
     assert run("north") == 0, "the lock is free again"
+
+
+WORKER = """
+import os, sys
+from piano_engage_dags.settings import Settings
+from piano_engage_dags.steps import run_step
+run_step(Settings.of(os.environ), "north", ["tap"], {"TAKES": "600"}, print)
+"""
+
+
+def test_the_run_of_a_killed_worker_keeps_others_out_as_long_as_it_lives(
+    run: Callable[..., int], settings: Settings, tmp_path: Path
+) -> None:
+    environ = os.environ | {
+        "PYTHONPATH": str(DAGS), "MELTANO_PROJECT_ROOT": str(tmp_path), "PIANO_ENGAGE_MELTANO": settings.meltano,
+        "LOG": str(tmp_path / "log"),
+    }  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", WORKER], env=environ, stdout=subprocess.DEVNULL) as worker:
+        wait_until(lambda: (tmp_path / "log").exists() and len(lines(tmp_path)) == 2)
+        (orphan,) = psutil.Process(worker.pid).children()
+        left = [orphan, *orphan.children(recursive=True)]
+        worker.kill()
+    next_one = threading.Thread(target=run, args=("north",))
+    next_one.start()
+    next_one.join(0.5)
+    assert next_one.is_alive(), "it waits"
+    assert len(lines(tmp_path)) == 2
+    for process in left:
+        process.kill()
+    next_one.join(30)
+    assert lines(tmp_path)[-1] == "ended"
+
+
+def wait_until(fulfilled: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not fulfilled():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_the_summary_is_told_without_a_reader(tmp_path: Path, settings: Settings) -> None:

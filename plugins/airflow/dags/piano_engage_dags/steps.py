@@ -71,9 +71,9 @@ def run_step(
         "MELTANO_SYS_DIR_ROOT": str(system),
         "NO_COLOR": "1",
     }
-    with alone(system / "lock", lambda: say(f"another step of {application} is under way: waiting for it")):
+    with alone(system / "lock", lambda: say(f"another step of {application} is under way: waiting for it")) as lock:
         say(shlex.join(command))
-        return _followed(command, settings, surroundings, say)
+        return _followed(command, settings, surroundings, lock, say)
 
 
 def system_folder(settings: Settings, application: str) -> Path:
@@ -89,25 +89,29 @@ def system_folder(settings: Settings, application: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold a lock of this machine for the ``with`` block; it ends with the process, however that ends."""
+def alone(path: Path, waiting: Callable[[], object]) -> Iterator[int]:
+    """Hold a lock of this machine for the ``with`` block; gives its descriptor.
+
+    A child that inherits it holds the lock as well: it outlives a worker that was killed as long as its Meltano runs
+    on, and no longer. Without that, ``--force`` would let a second run in beside the orphan.
+    """
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def _followed(
-    command: Sequence[str], settings: Settings, env: Mapping[str, str], say: Callable[[str], object]
+    command: Sequence[str], settings: Settings, env: Mapping[str, str], lock: int, say: Callable[[str], object]
 ) -> Ended:
-    """Run a command as a process group of its own, tell its log, and stop it when it takes too long."""
+    """Run a command as a process group of its own, which holds *lock* too; tell its log, stop it when it is late."""
     told, late = Told(), threading.Event()
     process = subprocess.Popen(  # noqa: S603 - the operator's own program
         command, cwd=settings.project, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        errors="replace", start_new_session=True, pass_fds=(lock,),
     )  # fmt: skip
 
     def stop() -> None:

@@ -10,6 +10,6 @@ sys.path.insert(
     0, str(Path(__file__).parent)
 )  # not every part of Airflow has put the folder there: `dags list --local`
 
-from piano_engage_dags.shell import load  # noqa: E402 - as above
+from piano_engage_dags.shell import load
 
 globals().update({f"dag_{number}": dag for number, dag in enumerate(load().values())})

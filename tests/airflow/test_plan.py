@@ -121,3 +121,17 @@ def test_the_log_tells_codes_summary_and_page() -> None:
     assert (told.summary, told.page) == ("/a b/1-1.json", "/a b/1-1.html")
     assert shown[3:] == lines[3:]
     assert "run 1-1 stopped" in shown[0]
+
+
+@pytest.mark.parametrize("name", ["title2", "west-coast", "piano", "engage"])
+def test_the_application_may_stand_in_the_middle_of_a_plugin(name: str) -> None:
+    """As `make app` names the taps of single jobs."""
+    found = planned(
+        schedule("log", ["tap-piano-log target-recurly-engage", "recurly-engage:health"]),
+        schedule(
+            f"log--{name}", [f"tap-piano-{name}-log target-recurly-engage-{name}", f"recurly-engage-{name}:health"]
+        ),
+    )
+    (log,) = found.values()
+    assert (log.id, [one.name for one in log.applications]) == ("log", ["base", name])
+    assert log.steps == ("1-tap-piano-log-target-recurly-engage", "2-recurly-engage-health")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from piano_engage_dags.export import exported
 from piano_engage_dags.settings import Settings
-from piano_engage_dags.steps import result_of, run_step
+from piano_engage_dags.steps import Busy, result_of, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +110,8 @@ def test_the_run_of_a_killed_worker_keeps_others_out_as_long_as_it_lives(
         (orphan,) = psutil.Process(worker.pid).children()
         left = [orphan, *orphan.children(recursive=True)]
         worker.kill()
+    with pytest.raises(Busy, match="another step of north is under way"):
+        run_step(settings, "north", ["tap"], {}, lambda _line: None, wait=False)
     next_one = threading.Thread(target=run, args=("north",))
     next_one.start()
     next_one.join(0.5)

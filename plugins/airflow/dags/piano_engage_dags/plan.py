@@ -114,9 +114,13 @@ def _steps(tasks: Sequence[Any], application: str) -> Iterator[Step]:
 
 
 def _bare(block: str, application: str) -> str:
-    """Give a plugin's name without the application's, so that the steps of all are called alike."""
+    """Give a plugin's name without the application's, so that the steps of all are called alike.
+
+    The application stands after the plugin that is inherited: `tap-piano-log` of title2 is `tap-piano-title2-log`.
+    """
     plugin, colon, command = block.partition(":")
-    return plugin.removesuffix(f"-{application}") + colon.replace(":", "-") + command if application else block
+    own = re.sub(rf"-{re.escape(application)}(?=-|$)", "", plugin, count=1) if application else plugin
+    return own + colon.replace(":", "-") + command
 
 
 def _id(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_dags.export import exported
 from piano_engage_dags.plan import plan
 from piano_engage_dags.settings import Settings
-from piano_engage_dags.steps import result_of, run_step
+from piano_engage_dags.steps import Busy, result_of, run_step
 from piano_engage_dags.told import may_retry
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _problem(words: str) -> None:
 def _step(settings: Settings, dag: str) -> Any:  # noqa: ANN401 - of Airflow
     """Make the task that runs a step."""
     from airflow.sdk import AssetAlias, get_current_context, task  # noqa: PLC0415
-    from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+    from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException  # noqa: PLC0415
 
     @task(
         retries=settings.retries,
@@ -105,7 +105,12 @@ def _step(settings: Settings, dag: str) -> Any:  # noqa: ANN401 - of Airflow
     def step(application: dict[str, Any], number: int, *, last: bool) -> dict[str, Any]:
         context = get_current_context()
         context["application"] = application["name"]
-        ended = run_step(settings, application["name"], application["steps"][number], application["env"], LOGGER.info)
+        name, blocks, env = application["name"], application["steps"][number], application["env"]
+        try:
+            ended = run_step(settings, name, blocks, env, LOGGER.info, wait=False)
+        except Busy as busy:  # its slot is for other applications meanwhile; no attempt is used up
+            LOGGER.info("%s: looking again in %d s", busy, BUSY_SECONDS)
+            raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=BUSY_SECONDS)) from busy
         found = result_of(ended)
         if ended.code:
             context["ti"].xcom_push(key="failed", value=found)
@@ -154,6 +159,7 @@ def _on_failure(settings: Settings) -> Callable[[Any], None]:
 
 
 HOOK_SECONDS: Final = 60
+BUSY_SECONDS: Final = 30
 
 
 def load() -> dict[str, Any]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from piano_engage_dags.settings import Settings
 
 
+class Busy(Exception):  # noqa: N818 - what is the case
+    """Another step of the application is under way."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a step ended.
@@ -43,9 +47,15 @@ class Ended:
 
 
 def run_step(
-    settings: Settings, application: str, blocks: Sequence[str], env: Mapping[str, str], say: Callable[[str], object]
+    settings: Settings,
+    application: str,
+    blocks: Sequence[str],
+    env: Mapping[str, str],
+    say: Callable[[str], object],
+    *,
+    wait: bool = True,
 ) -> Ended:
-    """Run blocks of one application, alone: another step of it on this machine is waited for.
+    """Run blocks of one application, alone on this machine.
 
     Args:
         settings: how.
@@ -53,6 +63,10 @@ def run_step(
         blocks: arguments of `meltano run`.
         env: of the schedule.
         say: takes each line of the log.
+        wait: whether to wait for another step of it that is under way.
+
+    Raises:
+        Busy: there is one, and it is not to be waited for.
     """
     system = system_folder(settings, application)
     environment = ["--environment", settings.environment] if settings.environment else []
@@ -71,7 +85,7 @@ def run_step(
         "MELTANO_SYS_DIR_ROOT": str(system),
         "NO_COLOR": "1",
     }
-    with alone(system / "lock", lambda: say(f"another step of {application} is under way: waiting for it")) as lock:
+    with alone(system / "lock", application, say if wait else None) as lock:
         say(shlex.join(command))
         return _followed(command, settings, surroundings, lock, say)
 
@@ -89,8 +103,10 @@ def system_folder(settings: Settings, application: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path, waiting: Callable[[], object]) -> Iterator[int]:
+def alone(path: Path, application: str, say: Callable[[str], object] | None) -> Iterator[int]:
     """Hold a lock of this machine for the ``with`` block; gives its descriptor.
+
+    Where somebody else holds it, he is waited for, and *say* is told; without *say*, :class:`Busy` is raised.
 
     A child that inherits it holds the lock as well: it outlives a worker that was killed as long as its Meltano runs
     on, and no longer. Without that, ``--force`` would let a second run in beside the orphan.
@@ -99,7 +115,10 @@ def alone(path: Path, waiting: Callable[[], object]) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting()
+            msg = f"another step of {application} is under way"
+            if say is None:
+                raise Busy(msg) from None
+            say(f"{msg}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 

@@ -15,7 +15,8 @@ import pytest
 from piano_actions import checkout, promotions
 from piano_actions.outcome import Status
 from piano_actions.settings import Settings, client_of
-from piano_actions.store import CODES, Request, Store
+from piano_actions.store import Request, Store
+from piano_actions.tables import CODES
 from piano_engage_common.stops import ConfigRefused
 from piano_engage_sandbox.clock import DAY
 from piano_engage_sandbox.engage.ping import Pings

@@ -280,7 +280,7 @@ def test_a_key_is_forgotten_after_a_day(piano: Piano, desk: Desk, monkeypatch: p
     desk.run(request)
     piano.stop(entry)
     now = time.time()
-    monkeypatch.setattr("piano_actions.store.time.time", lambda: now + DAY + 1)
+    monkeypatch.setattr("piano_actions.store.claims.time.time", lambda: now + DAY + 1)
     assert desk.run(request).status is Status.DONE
     assert entry.state.auto_renew
     assert len(desk.store.audit(limit=9)) == 2

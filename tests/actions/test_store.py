@@ -181,7 +181,7 @@ def test_of_one_reader_one_tells_at_a_time(two: tuple[Store, Store]) -> None:
 def test_a_store_that_lets_two_tell_at_once_is_found_out(
     two: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("piano_actions.store._is_held", lambda *_: False)
+    monkeypatch.setattr("piano_actions.store.wishes.is_held", lambda *_: False)
     with pytest.raises(pytest.fail.Exception):
         test_of_one_reader_one_tells_at_a_time(two)
 

@@ -159,6 +159,7 @@ def meltano(root: Path, env: dict[str, str], *arguments: str) -> subprocess.Comp
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(ROUNDS == 1, reason="takes half a minute: make fault-test")
 def test_the_second_application_runs_beside_the_first_at_the_same_time(root: Path) -> None:
     """Each application's readers reach Engage, each ledger knows its own alone, and no account leaks."""
     app.add(root, "title2", AID)

@@ -104,7 +104,8 @@ def test_it_does_not_run_as_root_and_starts_what_there_is() -> None:
 
 def test_what_a_run_must_not_lose_lies_in_a_volume() -> None:
     (prod,) = [one for one in PROJECT["environments"] if one["name"] == "prod"]
-    values = [str(v) for kind in prod["config"]["plugins"].values() for one in kind for v in one["config"].values()]
+    configs = [one["config"] for kind in prod["config"]["plugins"].values() for one in kind]
+    values = [str(v) for one in configs for v in (one | one.get("target", {})).values() if not isinstance(v, dict)]
     places = [
         value.replace("$MELTANO_PROJECT_ROOT", "/app").removeprefix("sqlite:///") for value in values if "/" in value
     ]

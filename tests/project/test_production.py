@@ -37,6 +37,8 @@ def words(command: str) -> list[str]:
 @pytest.mark.parametrize("command", [one for one in COMMANDS if "meltano --environment" in one])
 def test_what_meltano_is_asked_to_do_exists(command: str) -> None:
     _, verb, *rest = words(command)
+    if verb == "invoke":
+        rest = rest[:1]  # what follows is the plugin's own
     if verb in {"run", "invoke"}:
         for one in (name.replace("-title2", "") for name in rest):
             plugin, _, task = one.partition(":")

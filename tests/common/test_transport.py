@@ -343,7 +343,7 @@ URLLIB3 = ("urllib3.connectionpool", "urllib3.util.retry", "urllib3.connection",
 def test_queries_stay_out_of_the_debug_log(
     piano: Server, stopping: Recording, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG"), caplog.at_level("DEBUG", logger="urllib3"):
         ask(transport(stopping), piano)
     assert "GET /api/v3/publisher/term/list HTTP/1.1" in caplog.text
     assert TOKEN not in caplog.text
@@ -354,7 +354,7 @@ def test_without_the_filter_the_token_would_be_found(
 ) -> None:
     one = transport(stopping)
     monkeypatch.setattr(logging.getLogger(URLLIB3[0]), "filters", [])
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG"), caplog.at_level("DEBUG", logger="urllib3"):
         ask(one, piano)
     assert TOKEN in caplog.text
 

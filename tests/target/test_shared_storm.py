@@ -30,8 +30,8 @@ REQUESTS = 14
 look, point to it), renewing, the version (put, look, point to it), and what is removed."""
 LOOSE = {"brake_max_clear_fraction": 1, "brake_min_rows_fraction": 0}
 MOMENTS = [(number, before, machine) for number in range(1, REQUESTS) for before in (True, False) for machine in "ab"]
-SAMPLE = [(4, False, "b"), (8, False, "b"), (12, True, "a"), (12, False, "a")]
-"""Taken; sending is noted; nothing is pointed to yet; it is, and nobody here knows."""
+SAMPLE = [(8, False, "b"), (12, False, "a")]
+"""It is noted what is sent; the new version is pointed to, and nobody here knows."""
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,11 @@ def test_a_kill_at_each_request_is_made_good_on_whatever_machine(
     assert machines.shelf.keys("versions/") == sorted(f"versions/{one['name']}.duckdb" for one in kept)
 
 
+@pytest.mark.skipif(ROUNDS == 1, reason="goes with the moments, which are a sample only")
 def test_the_moments_are_all_that_there_are(machines: Machines) -> None:
     """One more request than is known would be a moment that nobody tried."""
     assert machines.run(machines.readers(1)).code == 0
-    for number, code in ((REQUESTS - 1, -signal.SIGKILL), (REQUESTS, 0)):
+    for number, code in ((REQUESTS, 0), (REQUESTS - 1, -signal.SIGKILL)):
         done = machines.run(
             machines.readers(1, promo_code=str(number)),
             script=STOPS_AT.format(number=number, before=True, signal="SIGKILL"),

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 BINARY: Final = "application/octet-stream"
 
+WAIT: Final = 150.0
+"""Seconds to wait for who holds a ledger, where no setting says otherwise: longer than a lease."""
+
 
 class Custody:
     """A shared ledger that is ours from now on.
@@ -240,10 +243,6 @@ class Custody:
 def now() -> str:
     """Give this moment as ISO 8601."""
     return datetime.now(tz=UTC).isoformat(timespec="seconds")
-
-
-WAIT: Final = 150.0
-"""Seconds to wait for who holds a ledger, where no setting says otherwise: longer than a lease."""
 
 
 def _wait_of(config: Mapping[str, Any]) -> float:

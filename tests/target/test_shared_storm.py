@@ -102,6 +102,26 @@ def test_the_moments_are_all_that_there_are(machines: Machines) -> None:
         assert done.code == code
 
 
+LOOKS = 5
+"""The request that lists what lies there; what nobody named is removed after it."""
+
+
+def test_a_run_that_was_overtaken_while_it_looked_for_orphans_removes_nothing_of_the_other(machines: Machines) -> None:
+    assert machines.run(machines.readers(3), "a").code == 0
+    engage, config = machines.engage, machines.config("a", **LOOSE)
+    script = STOPS_AT.format(number=LOOKS, before=True, signal="SIGSTOP")
+    with (machines.folder / "overtaken.out").open("wb") as out:
+        run = engage.start(engage.snapshot(machines.readers(3, promo_code="A")), out, script=script, **config)
+        assert _stood_still(run.pid)
+        machines.shelf.age()
+        assert machines.run(machines.readers(3, promo_code="B"), "b").code == 0
+        run.send_signal(signal.SIGCONT)
+        assert run.wait(PATIENCE) == 75
+    assert machines.shelf.faults() == []
+    kept = [machines.shelf.current["current"], *machines.shelf.current["kept"]]
+    assert machines.shelf.keys("versions/") == sorted(f"versions/{one['name']}.duckdb" for one in kept)
+
+
 # Seeds
 
 

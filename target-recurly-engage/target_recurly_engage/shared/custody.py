@@ -212,7 +212,12 @@ class Custody:
     # What nobody needs
 
     def _remove_orphans(self) -> None:
-        """Remove what runs that broke off left, and nobody named; it does no harm where that is not allowed."""
+        """Remove what runs that broke off left, and nobody named; it does no harm where that is not allowed.
+
+        Raises:
+            LeaseLost: another run has taken the ledger.
+            RunStopped: the bucket cannot be asked whether it has.
+        """
         content = self.lease.content
         named = {self.place.version(one["name"]) for one in [content["current"], *content["kept"]]}
         named |= {self.place.sending(one["delivery_id"]) for one in content["sending"]}
@@ -223,7 +228,9 @@ class Custody:
             self._logger.info("what runs that broke off left could not be looked for: %s", e)
             return
         keys = {entry["Key"] for entry in found.get("Contents", []) if self.place.is_ours(entry["Key"])}
-        self._remove(sorted(keys - named))
+        if keys - named:
+            self.lease.renew()  # else what was listed may be what another run has put there meanwhile
+            self._remove(sorted(keys - named))
 
     def _remove(self, keys: list[str]) -> None:
         """Remove objects that nobody needs any more; it does no harm where that is not allowed or does not succeed."""

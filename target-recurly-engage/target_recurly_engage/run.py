@@ -20,7 +20,7 @@ from target_recurly_engage.assignments import note_assignments
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
 from target_recurly_engage.claims import take_at_its_word
-from target_recurly_engage.contract import contract_of, kinds_of
+from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
@@ -35,6 +35,7 @@ from target_recurly_engage.roles import ApiIntake, CatalogueIntake, Subscription
 from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shown import shown, words_of
 from target_recurly_engage.statuses import is_unknown, word_of
+from target_recurly_engage.streams import kinds_of
 from target_recurly_engage.summary import Summary
 from target_recurly_engage.watch.status import ledger_facts
 

@@ -9,7 +9,7 @@ from singer_sdk.sinks import Sink
 from typing_extensions import override
 
 from target_recurly_engage.catalogue import KEPT
-from target_recurly_engage.contract import RECONCILE_ROLE, SUBSCRIPTIONS_ROLE, USERS_ROLE
+from target_recurly_engage.streams import RECONCILE_ROLE, SUBSCRIPTIONS_ROLE, USERS_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

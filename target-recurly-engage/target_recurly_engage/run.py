@@ -7,7 +7,7 @@ import uuid
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from piano_engage_common.duck import name
@@ -20,6 +20,7 @@ from target_recurly_engage.assignments import note_assignments
 from target_recurly_engage.brake import Brake
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
 from target_recurly_engage.claims import take_at_its_word
+from target_recurly_engage.clock import look_at_the_clock
 from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
@@ -29,7 +30,7 @@ from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_o
 from target_recurly_engage.handover import Handover
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.offers import write_offers
-from target_recurly_engage.plan import Ageing, make_plan
+from target_recurly_engage.plan import ageing_of, make_plan
 from target_recurly_engage.preview import sizes, unseen_values
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.shared.ledger import open_for_writing
@@ -47,14 +48,6 @@ if TYPE_CHECKING:
     from target_recurly_engage.intake import Intake
     from target_recurly_engage.plan import Plan
     from target_recurly_engage.traits import Trait
-
-CLOCKS_DIFFER: Final = timedelta(minutes=1)
-"""A clock that is set goes back by less, and nobody need know."""
-
-
-def ageing_of(config: Mapping[str, Any]) -> Ageing:
-    """Read from the target's settings when readers are told again."""
-    return Ageing(after_days=float(config["resend_after_days"]), over_days=int(config["resend_over_days"]))
 
 
 class Run:
@@ -120,20 +113,11 @@ class Run:
             if not self._dry:
                 self._delivery.check()
             self._delivery.settle()
-            self._look_at_the_clock(self.summary.started_at)
+            longest = timedelta(hours=float(self._config["csv_ingest_hours"]))
+            look_at_the_clock(self._ledger, self.summary.started_at, longest, self._logger)
         except RunStopped as stop:
             self.end("stopped", str(stop))
             raise
-
-    def _look_at_the_clock(self, now: datetime) -> None:
-        """Say that the clock went back since the last run, and have nobody wait for the moment it told then."""
-        ahead = self._ledger.mend_moments(now, timedelta(hours=float(self._config["csv_ingest_hours"])))
-        if ahead > CLOCKS_DIFFER:
-            self._logger.warning(
-                "the ledger was written %s later than now by this machine's clock, which was wrong then or is now; "
-                "its moments count as now. If it is wrong now, dates are judged by it: set it, and run again",
-                timedelta(seconds=round(ahead.total_seconds())),
-            )
 
     # Taking in
 

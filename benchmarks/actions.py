@@ -5,7 +5,9 @@
 Clicks: a resubscribe over HTTP while every answer of both vendors comes 100 ms late; seconds until Engage holds the
 trait, as a look every 5 ms tells. Beside each click, in turns, the same four calls are made to Piano by a plain client,
 for another reader; the difference is what the service adds. Webhooks: 200 events a second, in one direction of time
-whatever the answers do; each is timed from the moment at which it was due. Memory: as fast as they are taken.
+whatever the answers do; each is timed from the moment at which it was due; with vendors that answer 100 ms late, and
+with vendors that answer at once and so make the service read as many readers as it can meanwhile. Memory, of both
+processes of the service: as fast as they are taken.
 """
 
 from __future__ import annotations
@@ -110,6 +112,11 @@ class Service:
         """Seconds of CPU that it took so far, which a busy machine makes no longer."""
         spent = self.process.cpu_times()
         return spent.user + spent.system
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the service and the process it started hold."""
+        return sum(one.memory_info().rss for one in (self.process, *self.process.children(recursive=True)))
 
     def count(self, query: str) -> int:
         """Count in the store."""
@@ -262,11 +269,12 @@ async def storm(port: int, make: Callable[[int], bytes], count: int, rate: float
     return took
 
 
-def webhooks(folder: Path, vendor: Vendors, seconds: float, rate: float = 200.0) -> None:
-    """Measure how soon events are acknowledged."""
+def webhooks(folder: Path, vendor: Vendors, seconds: float, *, late: float, rate: float = 200.0) -> None:
+    """Measure how soon events are acknowledged, while their readers are read from vendors, who may be late."""
     who, chance = list(readers(vendor))[:300], random.Random(1)  # noqa: S311 - no secret
     count = int(seconds * rate)
     requests_ = [event(vendor, *chance.choice(who), number) for number in range(count)]
+    vendor.late(late)
     with service(folder, vendor) as serving:
         began, before = time.perf_counter(), serving.cpu
         took = asyncio.run(storm(serving.port, requests_.__getitem__, count, rate))
@@ -275,7 +283,11 @@ def webhooks(folder: Path, vendor: Vendors, seconds: float, rate: float = 200.0)
         began = time.perf_counter()
         while serving.count("SELECT count(*) FROM pushes"):
             time.sleep(0.2)
-        print(f"{count:,} events of {len(who)} readers in {spent:.1f} s, {count / spent:.1f} a second; {kept:,} kept")
+        vendor.late(0)
+        print(
+            f"{count:,} events of {len(who)} readers in {spent:.1f} s, {count / spent:.1f} a second; {kept:,} kept; "
+            f"each vendor answer {late * 1000:g} ms late"
+        )
         print(f"  acknowledged               {percentiles(took)}")
         print(f"  all readers read {time.perf_counter() - began:.1f} s after the last event")
         untold = serving.count("SELECT count(*) FROM events WHERE state NOT IN ('told', 'nothing')")
@@ -289,7 +301,7 @@ def memory(folder: Path, vendor: Vendors, count: int) -> None:
     """Measure the memory of the service over many events."""
     who, chance = list(readers(vendor))[:300], random.Random(2)  # noqa: S311 - no secret
     with service(folder, vendor) as serving:
-        print(f"resident memory at the start: {serving.process.memory_info().rss / 1e6:,.0f} MB")
+        print(f"resident memory at the start: {serving.memory / 1e6:,.0f} MB")
         done, began = 0, time.perf_counter()
         for step in sorted({min(step, count) for step in STEPS}):
             first = done
@@ -300,7 +312,7 @@ def memory(folder: Path, vendor: Vendors, count: int) -> None:
             asyncio.run(storm(serving.port, make, step - done, 0))
             done = step
             spent = time.perf_counter() - began
-            print(f"  after {done:,} events, {spent:.0f} s: {serving.process.memory_info().rss / 1e6:,.0f} MB")
+            print(f"  after {done:,} events, {spent:.0f} s: {serving.memory / 1e6:,.0f} MB")
         print(f"  kept {serving.count('SELECT count(*) FROM events'):,} of {count:,}")
 
 
@@ -315,7 +327,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, vendors(Path(name), 4000) as vendor:
         for what, work in {
             "clicks": lambda folder: clicks(folder, vendor, given.clicks),
-            "webhooks": lambda folder: webhooks(folder, vendor, given.seconds),
+            "webhooks": lambda folder: [
+                webhooks(folder / f"{late}", vendor, given.seconds, late=late) for late in (LATENCY, 0.0)
+            ],
             "memory": lambda folder: memory(folder, vendor, given.events),
         }.items():
             if not given.only or what in given.only:

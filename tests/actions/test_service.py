@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import psutil
 import pytest
 import requests
 from piano_actions import desk as desk_module
@@ -380,7 +381,9 @@ def test_it_stops_when_what_is_under_way_has_come_to_an_end(
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert answer.result()[1]["status"] == "done"
+        started = psutil.Process(process.pid).children(recursive=True)
         assert process.wait(30) in {0, -signal.SIGTERM}
+    assert psutil.wait_procs(started, timeout=20)[1] == []
 
 
 @pytest.mark.parametrize("secrets", [None, "", "short", "long-enough-secret-1,short"])

@@ -78,7 +78,7 @@ def test_notes_of_version_1_are_brought_up_to_date(url: str) -> None:
         connection.execute(sa.text("UPDATE meta SET value = '1' WHERE name = 'version'"))
     store.close()
     again = Store(url)
-    assert again.take_wish("u1") == 1
+    assert again.take_wishes(["u1"]) == ({"u1": 1}, set())
     again.close()
     Store(url).close()
 
@@ -149,7 +149,7 @@ def test_what_a_killed_process_left_is_taken_over_by_one(two: tuple[Store, Store
     script = (
         "import os, sys; from piano_actions.store import Request, Store; s = Store(sys.argv[1]);"
         "c = s.claim(Request('resubscribe', 'u1', {}, key='click')); s.note(c, subscription_id='RC1');"
-        "s.want_push('u2'); s.take_wish('u2'); os.kill(os.getpid(), 9)"
+        "s.want_push('u2'); s.take_wishes(['u2']); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", script, url], check=False).returncode == -9
     with ThreadPoolExecutor(2) as threads:
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_is_taken_over_by_one(two: tuple[Store, Store
     (claim,) = [one for some in found for one in some]
     assert claim.chosen == {"subscription_id": "RC1"}
     assert two[0].due(limit=9) == ["u2"]
-    assert two[1].take_wish("u2") == 1
+    assert two[1].take_wishes(["u2"]) == ({"u2": 1}, set())
 
 
 # Telling
@@ -165,24 +165,42 @@ def test_what_a_killed_process_left_is_taken_over_by_one(two: tuple[Store, Store
 
 def test_of_one_reader_one_tells_at_a_time(two: tuple[Store, Store]) -> None:
     two[0].want_push("u1")
-    assert two[0].take_wish("u1") == 1
+    assert two[0].take_wishes(["u1", "nobody"]) == ({"u1": 1}, set())
     for store in two:
-        with pytest.raises(ReaderBusy):
-            store.take_wish("u1")
+        assert store.take_wishes(["u1"]) == ({}, {"u1"})
         assert store.due(limit=9, every=True) == []
     two[1].want_push("u1")
-    assert two[0].pushed("u1", 1, "told") is True, "there is a newer wish"
+    assert two[0].pushed({"u1": (1, "told")}) == ["u1"], "there is a newer wish"
     assert two[1].due(limit=9) == ["u1"]
-    assert two[1].take_wish("u1") == 2
-    assert two[1].pushed("u1", 2, "told") is False
-    assert two[0].take_wish("u1") is None
+    assert two[1].take_wishes(["u1"]) == ({"u1": 2}, set())
+    assert two[1].pushed({"u1": (2, "told")}) == []
+    assert two[0].take_wishes(["u1"]) == ({}, set())
+
+
+def test_of_many_readers_each_ends_by_himself(two: tuple[Store, Store]) -> None:
+    readers = [f"u{number}" for number in range(6)]
+    inbox = Inbox(two[0], tells=True)
+    inbox.keep([event(reader, reader) for reader in readers])
+    assert two[1].take_wishes(["u5"]) == ({"u5": 1}, set())
+    wishes, busy = two[0].take_wishes(readers)
+    assert (wishes, busy) == (dict.fromkeys(readers[:5], 1), {"u5"})
+    two[1].want_push("u0")
+    two[0].postponed("u4", "Outage")
+    assert two[0].pushed({"u0": (1, "told"), "u1": (1, "told"), "u2": (1, "nothing"), "u3": (1, "told")}) == ["u0"]
+    ends = {reader: [one["state"] for one in inbox.events(limit=9, user_id=reader)] for reader in readers}
+    waiting = ["waiting"]
+    told = {"u1": ["told"], "u2": ["nothing"], "u3": ["told"]}
+    assert ends == {**told, "u0": waiting, "u4": waiting, "u5": waiting}
+    assert two[1].due(limit=9) == ["u0"]
+    two[0].leave_wishes(readers)
+    assert two[1].take_wishes(readers) == ({"u0": 2, "u4": 1}, {"u5"}), "u5 is told of by the other one"
 
 
 def test_a_store_that_lets_two_tell_at_once_is_found_out(
     two: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("piano_actions.store.wishes.is_held", lambda *_: False)
-    with pytest.raises(pytest.fail.Exception):
+    with pytest.raises(AssertionError):
         test_of_one_reader_one_tells_at_a_time(two)
 
 
@@ -193,16 +211,13 @@ def test_of_two_who_tell_at_once_the_older_values_are_never_the_last(two: tuple[
     def push(store: Store) -> None:
         more = True
         while more:
-            try:
-                wish = store.take_wish("u1")
-            except ReaderBusy:
-                return
-            if wish is None:
+            wishes, _ = store.take_wishes(["u1"])
+            if not wishes:
                 return
             read = piano["value"]
             time.sleep(0.02 * (read % 3))
             engage.append(read)
-            more = store.pushed("u1", wish, "told")
+            more = bool(store.pushed({"u1": (wishes["u1"], "told")}))
 
     with ThreadPoolExecutor(8) as threads:
         for value in range(1, 25):
@@ -218,13 +233,13 @@ def test_of_two_who_tell_at_once_the_older_values_are_never_the_last(two: tuple[
 
 def test_what_one_postponed_the_other_takes_up(two: tuple[Store, Store]) -> None:
     two[0].want_push("u1")
-    assert two[0].take_wish("u1") == 1
+    assert two[0].take_wishes(["u1"]) == ({"u1": 1}, set())
     two[0].postponed("u1", "Outage")
     assert two[1].due(limit=9) == []
     assert two[1].due(limit=9, every=True) == ["u1"]
-    assert two[1].take_wish("u1") == 1
-    two[1].leave_wish("u1")
-    assert two[0].take_wish("u1") == 1
+    assert two[1].take_wishes(["u1"]) == ({"u1": 1}, set())
+    two[1].leave_wishes(["u1"])
+    assert two[0].take_wishes(["u1"]) == ({"u1": 1}, set())
 
 
 def test_webhooks_that_two_processes_get_at_once_are_one_wish_each(two: tuple[Store, Store]) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import psutil
 import pytest
-from piano_actions import pushes
+from piano_actions import rules
+from piano_actions.aside import Aside
 from piano_actions.store import Store
 from piano_actions.traits import LedgerBusy, Reckoner
 from piano_engage_sandbox.testing import serving
@@ -18,9 +25,9 @@ from tests.actions.test_upgrade import MONTHLY, PREMIUM, alone_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from click.testing import Result
+    from piano_actions.traits import Known
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +154,7 @@ def test_while_a_run_has_the_ledger_it_waits(
         raise LedgerBusy
 
     with monkeypatch.context() as patch:
-        patch.setattr(pushes, "look_all_up", busy)
+        patch.setattr("piano_actions.traits.look_all_up", busy)
         ask("resubscribe", "--user", uid)
     (row,) = json.loads(ask("traits", "pending", "--json").stdout)
     assert row["problem"] == "the ledger is in use by a run"
@@ -237,3 +244,88 @@ def test_without_engages_key_the_action_is_done_and_the_night_tells(
     entry = piano.stopping("Payment")
     assert ask("resubscribe", "--user", piano.uid(entry)).exit_code == 0
     assert json.loads(ask("traits", "pending", "--json").stdout) == []
+
+
+# In a process of its own
+
+
+@pytest.fixture
+def aside(first: Nights) -> Iterator[Aside]:
+    one = Aside(rules.target_config(str(first.config)))
+    yield one
+    one.close()
+
+
+def children() -> list[psutil.Process]:
+    """The processes that this one started for traits."""
+    return [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
+
+
+def worked_out(piano: Piano, first: Nights, reckoner: Aside | Reckoner, uid: str) -> tuple[Known, dict[str, Any]]:
+    """What the ledger knows of a reader, and what would be told of him if his renewal had just been switched on."""
+    ledger = Path(json.loads(first.config.read_text())["ledger"])
+    known = reckoner.look_up(ledger, [uid])[uid]
+    held = [row | {"auto_renew": True} for row in known.subscriptions.values()]
+    return known, reckoner.changes({uid: (known, held)}, now=piano.world.now)[uid].properties
+
+
+def test_a_process_of_its_own_works_out_the_same(piano: Piano, first: Nights, aside: Aside, uid: str) -> None:
+    config = rules.target_config(str(first.config))
+    here = Reckoner(rules.contract(config), typed=config["ingest_values"] == "typed")
+    try:
+        known, told = worked_out(piano, first, here, uid)
+        assert told["auto_renew"] == "true"
+        assert worked_out(piano, first, aside, uid) == (known, told)
+    finally:
+        here.close()
+    with pytest.raises(duckdb.Error):
+        aside.look_up(first.config, [uid])
+
+
+def test_another_process_begins_where_one_was_killed(piano: Piano, first: Nights, aside: Aside, uid: str) -> None:
+    told = worked_out(piano, first, aside, uid)
+    (one,) = children()
+    one.kill()
+    assert worked_out(piano, first, aside, uid) == told
+    (other,) = children()
+    assert other.pid != one.pid
+
+
+def test_a_process_that_ends_again_and_again_is_told_of(first: Nights, uid: str) -> None:
+    config = dict(rules.target_config(str(first.config)))
+    del config["ingest_values"]  # so it fails as soon as it begins
+    one = Aside(config)
+    with pytest.raises(ChildProcessError, match="ended twice"):
+        one.look_up(None, [uid])
+    one.close()
+
+
+SERVES = """
+import sys, time
+from piano_actions import rules
+from piano_actions.aside import Aside
+if __name__ == "__main__":
+    one = Aside(rules.target_config(sys.argv[1]))
+    one.look_up(None, ["u"])
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_it_does_not_outlive_who_started_it(first: Nights, tmp_path: Path) -> None:
+    script = tmp_path / "serves.py"
+    script.write_text(SERVES)
+    command = [sys.executable, str(script), str(first.config)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        born = psutil.Process(parent.pid).children(recursive=True)
+        (child,) = [one for one in born if "spawn_main" in " ".join(one.cmdline())]
+        child.send_signal(signal.SIGTERM)  # as systemd sends to all: it waits for who started it
+        assert list(tmp_path.glob("piano-actions-*"))
+        assert child.is_running()
+        parent.kill()
+    _, alive = psutil.wait_procs(born, timeout=20)
+    assert alive == []
+    assert list(tmp_path.glob("piano-actions-*")) == []

@@ -145,7 +145,7 @@ def test_a_thousand_times_the_same_is_one_event_and_one_wish(store: Store) -> No
 def test_what_comes_again_after_the_work_is_worked_on_again_but_later(store: Store) -> None:
     inbox = Inbox(store, tells=True)
     inbox.keep([event()])
-    store.pushed("u1", store.take_wish("u1") or 0, "told")
+    store.pushed({"u1": (store.take_wishes(["u1"])[0]["u1"], "told")})
     assert [one["state"] for one in inbox.events(limit=10)] == ["told"]
     before = time.time()
     inbox.keep([event()])
@@ -160,10 +160,10 @@ def test_what_comes_again_after_the_work_is_worked_on_again_but_later(store: Sto
 def test_what_comes_while_a_reader_is_read_has_him_read_again(store: Store) -> None:
     inbox = Inbox(store, tells=True)
     inbox.keep([event()])
-    wish = store.take_wish("u1") or 0
+    wishes, _ = store.take_wishes(["u1"])
     inbox.keep([event()])
-    store.pushed("u1", wish, "told")
-    assert store.take_wish("u1")
+    store.pushed({"u1": (wishes["u1"], "told")})
+    assert store.take_wishes(["u1"]) == ({"u1": 2}, set())
     assert [one["state"] for one in inbox.events(limit=10)] == ["waiting"]
 
 

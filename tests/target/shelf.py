@@ -40,6 +40,17 @@ URLLib3Session.send = send
 """
 """Stops a process before or after its n-th request to the bucket."""
 
+STANDS_STILL = (
+    STOPS_AT.replace("{signal})", "SIGSTOP); an_hour_later()")
+    + """
+def an_hour_later():
+    from target_recurly_engage.shared import lease
+    lease._seconds = lambda original=lease._seconds: original() + 3600
+"""
+)
+"""Stops a process in the same way, and lets an hour pass by its clock until it goes on, as `Shelf.age` does at the
+server; without that a lease that is over for all others would have lasted milliseconds for the process itself."""
+
 GOES_AWAY = """
 from botocore.exceptions import EndpointConnectionError
 from botocore.httpsession import URLLib3Session

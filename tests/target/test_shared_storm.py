@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.target.conftest import PATIENCE, ROUNDS, Engage
-from tests.target.shelf import GOES_AWAY, STOPS_AT, Shelf
+from tests.target.shelf import GOES_AWAY, STANDS_STILL, STOPS_AT, Shelf
 from tests.target.test_shared_ledger import Machines
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Storm:
     def overtaken(self, records: list[Record], machine: str, number: int) -> None:
         """A run stands still until its lease is over and another machine has run; then it goes on."""
         engage, other = self.machines.engage, "b" if machine == "a" else "a"
-        script = STOPS_AT.format(number=number, before=self.chance.random() < 0.5, signal="SIGSTOP")
+        script = STANDS_STILL.format(number=number, before=self.chance.random() < 0.5)
         path = self.machines.folder / "overtaken.out"
         with path.open("wb") as out:
             config = self.machines.config(machine, **LOOSE)

@@ -41,7 +41,7 @@ def erase(store: Store, user_id: str, *, key: str | None) -> dict[str, Any]:
         Outage: an action of his is under way.
     """
     reader = store.hash_of(user_id)
-    with store.engine.begin() as connection:
+    with store.transaction() as connection:
         _check_idle(connection, reader)
         rows = {
             table.name: connection.execute(sa.delete(table).where(table.c.reader == reader)).rowcount
@@ -65,7 +65,7 @@ def allow(store: Store, user_id: str) -> None:
     Raises:
         NoInput: there was none.
     """
-    with store.engine.begin() as connection:
+    with store.transaction() as connection:
         gone = connection.execute(sa.delete(ERASED).where(ERASED.c.reader == store.hash_of(user_id))).rowcount
     if not gone:
         msg = f"{user_id}: was not erased here, so there is nothing to allow."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -60,7 +61,7 @@ class Inbox:
         Args:
             arrivals: events; and what could not be read, with the reason.
         """
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             arrivals = self._without_erased(connection, arrivals)
             events = {self._store.hash_of(one.content): one for one in arrivals if isinstance(one, Event)}
             known = self._known(connection, list(events))
@@ -110,11 +111,10 @@ class Inbox:
 
     def _keep_events(self, connection: sa.Connection, events: dict[str, Event]) -> None:
         """Insert what is new, and count the rest once more."""
-        one, now, new = EVENTS.c, time.time(), upsert(connection, EVENTS)
-        again = {"last_at": new.excluded.last_at, "times": one.times + 1, "state": new.excluded.state}
+        now = time.time()
         seen = {"received_at": now, "last_at": now, "times": 1}
         if rows := [self._row(digest, events[digest]) | seen for digest in sorted(events)]:
-            connection.execute(new.on_conflict_do_update(index_elements=[one.id], set_=again), rows)
+            connection.execute(_keeping(connection.dialect), rows)
 
     def _row(self, digest: str, event: Event) -> dict[str, Any]:
         return {
@@ -134,7 +134,7 @@ class Inbox:
         """Forget what is old, but nothing that waits, and the oldest of a quarantine that is too full."""
         event, other, old = EVENTS.c, QUARANTINE.c, time.time() - self._days * DAY
         newest = sa.select(other.last_at).order_by(other.last_at.desc()).offset(QUARANTINED).limit(1)
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             connection.execute(sa.delete(EVENTS).where(event.last_at < old, event.state != WAITING))
             connection.execute(sa.delete(QUARANTINE).where(other.last_at < old))
             limit = connection.execute(newest).scalar_one_or_none()
@@ -143,7 +143,7 @@ class Inbox:
 
     def counts(self) -> dict[str, int]:
         """Count what waits, and what is in quarantine."""
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             waiting = sa.select(sa.func.count()).select_from(EVENTS).where(EVENTS.c.state == WAITING)
             poison = sa.select(sa.func.count()).select_from(QUARANTINE)
             return {
@@ -161,7 +161,7 @@ class Inbox:
         query = query.where(one.state == state) if state else query
         query = query.where(one.type == kind) if kind else query
         query = query.where(one.reader == self._store.hash_of(user_id)) if user_id else query
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def quarantined(self, *, limit: int) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ class Inbox:
         one = QUARANTINE.c
         columns = [column for column in one if column.name != "data"]
         query = sa.select(*columns, one.data.is_not(None).label("kept")).order_by(one.last_at.desc(), one.id)
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             return [dict(row) for row in connection.execute(query.limit(limit)).mappings()]
 
     def replay(self, ids: Iterable[str] = (), *, since: float = 0.0) -> int:
@@ -183,7 +183,7 @@ class Inbox:
         query = sa.select(one.id, one.user_id).where(one.user_id.is_not(None), one.last_at >= since)
         if begins:
             query = query.where(sa.or_(*(one.id.startswith(begin, autoescape=True) for begin in begins)))
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             found = connection.execute(query).all()
             for user_id in sorted({row.user_id for row in found}):
                 self._store.want_soon(connection, {user_id: time.time()})
@@ -197,7 +197,7 @@ class Inbox:
         query = sa.select(one.id, one.data).where(one.data.is_not(None)).order_by(one.received_at)
         if begins:
             query = query.where(sa.or_(*(one.id.startswith(begin, autoescape=True) for begin in begins)))
-        with self._store.engine.begin() as connection:
+        with self._store.transaction() as connection:
             found = connection.execute(query).all()
         for row in found:
             try:
@@ -206,10 +206,19 @@ class Inbox:
                 counts["still_poison"] += 1
                 continue
             self.keep([event])
-            with self._store.engine.begin() as connection:
+            with self._store.transaction() as connection:
                 connection.execute(sa.delete(QUARANTINE).where(one.id == row.id))
             counts["taken"] += 1
         return counts
+
+
+@lru_cache
+def _keeping(dialect: sa.Dialect) -> Any:  # noqa: ANN401 - a compiled statement, which SQLAlchemy's types do not take
+    """Make the statement that inserts an event, or counts it once more."""
+    one, new = EVENTS.c, upsert(dialect, EVENTS)
+    again = {"last_at": new.excluded.last_at, "times": one.times + 1, "state": new.excluded.state}
+    keys = [column.name for column in one if column is not one.worked_at]
+    return new.on_conflict_do_update(index_elements=[one.id], set_=again).compile(dialect=dialect, column_keys=keys)
 
 
 def _put(connection: sa.Connection, table: sa.Table, row: dict[str, Any], now: float, **again: Any) -> None:  # noqa: ANN401 - cells

@@ -18,21 +18,20 @@ from tap_piano.answers import NotFound, PianoRefused
 from target_recurly_engage.handover import Message, moment_of
 
 from piano_actions.messages import message_in, messages_of, name_for
-from piano_actions.store import ReaderBusy
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
-from piano_actions.traits import Change, LedgerBusy, Looking, Reckoner, add_told, look_all_up, merged
+from piano_actions.traits import LedgerBusy, Looking, add_told, merged
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from tap_piano.client import PianoClient
-    from target_recurly_engage.contract import Contract
     from target_recurly_engage.engage import IngestClient
 
+    from piano_actions.aside import Aside
     from piano_actions.store import Store
-    from piano_actions.traits import Case, Known
+    from piano_actions.traits import Case, Change, Known, Reckoner
 
     _Reading = tuple[Future[Subscription | None], Future[str | None]]
 
@@ -65,7 +64,7 @@ class Pusher:
         piano: the Publisher API.
         ingest: Engage's Ingest API.
         store: knows what is to be told.
-        contract: what may be sent, and how.
+        reckoner: works out what to tell.
         config: the target's settings.
         logger: told of what went wrong, without who the reader is.
     """
@@ -75,26 +74,26 @@ class Pusher:
         piano: PianoClient,
         ingest: IngestClient,
         store: Store,
-        contract: Contract,
+        reckoner: Reckoner | Aside,
         config: Mapping[str, Any],
         *,
         logger: logging.Logger,
     ) -> None:
-        """Prepare the tables to work on."""
+        """Be ready."""
+        self.courtesy: Callable[[], object] = lambda: None
         self._piano = piano
         self._ingest = ingest
         self.store = store
-        self._contract = contract
         self._ledger = Looking(config, logger)
         self._folder = Path(config["handover_path"]) if config.get("handover_path") else None
         self._logger = logger
-        self._reckoner = Reckoner(contract, typed=config["ingest_values"] == "typed")
+        self._reckoner = reckoner
         self._reading = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="reading")
         self._asking = ThreadPoolExecutor(2 * READ_AT_ONCE, thread_name_prefix="asking")
         self._writing = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="writing")
 
     def close(self) -> None:
-        """Remove the tables."""
+        """Let what is under way come to an end, and close the reckoner."""
         for threads in (self._reading, self._asking, self._writing):
             threads.shutdown(wait=True)
         self._reckoner.close()
@@ -113,30 +112,17 @@ class Pusher:
         ends: dict[str, Told] = {}
         waiting = user_ids
         while waiting:  # again of whom there is a newer wish by then
-            wishes = self._take(waiting, ends)
+            wishes, busy = self.store.take_wishes(waiting)
+            ends |= dict.fromkeys(busy, Told.LATER)  # whoever is at it sees that there is a newer wish
             try:
                 told = self._tell_all(list(wishes), likely)
             except BaseException:  # a fault of ours: the next look tries again
-                for user_id in wishes:
-                    self.store.leave_wish(user_id)
+                self.store.leave_wishes(wishes)
                 raise
             ends |= told
-            done = {user_id: wish for user_id, wish in wishes.items() if told[user_id] is not Told.LATER}
-            waiting = [one for one, wish in done.items() if self.store.pushed(one, wish, str(told[one]))]
+            done = {one: (wish, str(told[one])) for one, wish in wishes.items() if told[one] is not Told.LATER}
+            waiting = self.store.pushed(done) if done else []
         return {user_id: ends.get(user_id, Told.NOTHING) for user_id in user_ids}
-
-    def _take(self, user_ids: list[str], ends: dict[str, Told]) -> dict[str, int]:
-        """Make the telling of readers ours, and give the numbers of their wishes."""
-        wishes = {}
-        for user_id in user_ids:
-            try:
-                wish = self.store.take_wish(user_id)
-            except ReaderBusy:  # whoever is at it sees that there is a newer wish
-                ends[user_id] = Told.LATER
-                continue
-            if wish is not None:
-                wishes[user_id] = wish
-        return wishes
 
     def _tell_all(self, user_ids: list[str], likely: str | None) -> dict[str, Told]:
         ends: dict[str, Told] = {}
@@ -196,11 +182,12 @@ class Pusher:
     def preview(self, user_id: str) -> Change:
         """Work out what would be told of a reader, and tell nothing."""
         known = self._known([user_id])[user_id]
-        return self._reckoner.change(user_id, known, self._read(user_id, known), now=self._now())
+        return self._reckoner.changes({user_id: (known, self._read(user_id, known))}, now=self._now())[user_id]
 
     def _write(self, user_id: str, change: Change, held: list[Mapping[str, Any]]) -> Told:
         if not change.properties:
             return Told.NOTHING
+        self.courtesy()
         refusal = self._ingest.write(user_id, change.properties)
         if refusal:
             self._logger.warning("Engage rejected a reader with %d %s", refusal.status, refusal.reason)
@@ -221,7 +208,7 @@ class Pusher:
         return int(self._piano.clock or time.time())
 
     def _known(self, user_ids: list[str]) -> dict[str, Known]:
-        found = look_all_up(self._ledger.file(), self._contract, user_ids)
+        found = self._reckoner.look_up(self._ledger.file(), user_ids)
         if self._folder is not None:
             for user_id, known in found.items():
                 add_told(known, filter(None, map(message_in, messages_of(self._folder, user_id))))
@@ -241,6 +228,7 @@ class Pusher:
 
     def _read(self, user_id: str, known: Known, likely: str | None = None) -> list[Mapping[str, Any]]:
         """Read the reader's subscriptions: in full those that are live, or not known to have ended."""
+        self.courtesy()
         begun = {likely: self._begin(likely)} if likely else {}
         listed = [Subscription(item, self._now()) for item in of_reader(self._piano, user_id)]
         for one in listed:
@@ -251,9 +239,13 @@ class Pusher:
     def _begin(self, subscription_id: str) -> _Reading:
         """Ask for a subscription and for its access, at the same time."""
         return (
-            self._asking.submit(read, self._piano, subscription_id),
+            self._asking.submit(self._whole, subscription_id),
             self._asking.submit(self._access, subscription_id),
         )
+
+    def _whole(self, subscription_id: str) -> Subscription | None:
+        self.courtesy()
+        return read(self._piano, subscription_id)
 
     def _row(self, listed: Subscription, known: Known, user_id: str, reading: _Reading | None) -> dict[str, Any]:
         if reading is None:
@@ -265,6 +257,7 @@ class Pusher:
 
     def _access(self, subscription_id: str) -> str | None:
         """Ask when access ends; Piano says so with the last conversion only."""
+        self.courtesy()
         try:
             page = self._piano.get("conversion/lastAccess", subscription_id=subscription_id)
         except PianoRefused:

@@ -5,6 +5,7 @@ What the API does not give is NULL here; :mod:`piano_actions.traits` takes it ov
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name
@@ -45,11 +46,17 @@ def row_of(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def insert(connection: DuckDBPyConnection, table: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Put rows into *table*, which is made like ``subscriptions``; columns that a row lacks stay NULL."""
+    """Put rows into *table*, which is made like ``subscriptions``; columns that a row lacks stay NULL.
+
+    Rows with the same columns go in one statement, for a statement takes longer than a row.
+    """
+    alike: dict[tuple[str, ...], list[Any]] = {}
     for row in rows:
-        columns = ", ".join(map(name, row))
-        places = ", ".join("?" for _ in row)
-        connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(row.values()))
+        alike.setdefault(tuple(row), []).append(list(row.values()))
+    for columns, found in alike.items():
+        places = f"({', '.join('?' for _ in columns)})"
+        query = f"INSERT INTO {table} ({', '.join(map(name, columns))}) VALUES {', '.join([places] * len(found))}"
+        connection.execute(query, list(chain.from_iterable(found)))
 
 
 def primary_of(

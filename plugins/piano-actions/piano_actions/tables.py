@@ -108,7 +108,10 @@ ERASED: Final = sa.Table(
 """Readers who were erased, and of whom nothing is kept or told any more."""
 
 
-def upsert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    """Begin an insert that may say what becomes of a row that is there; rows go in their order, so sort them."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+def upsert(dialect: sa.Dialect, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """Begin an insert that may say what becomes of a row that is there; rows go in their order, so sort them.
+
+    SQLAlchemy makes the SQL of such an insert anew each time, which takes longer than to run it: compile it once.
+    """
+    make = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
     return make(table)

@@ -279,6 +279,7 @@ class Reckoner:
         self._typed = typed
         self._folder = Path(tempfile.mkdtemp(prefix="piano-actions-"))
         self._ledger = Ledger(self._folder / "reader.duckdb", memory_limit=MEMORY)
+        self._ledger.connection.execute("SET threads = 1")  # of a few rows more of them take longer
         self._one_at_a_time = threading.Lock()
         with self._ledger.transaction():  # so that the tables have their columns, and need not get them each time
             moment = moment_of(0)
@@ -289,9 +290,9 @@ class Reckoner:
         self._ledger.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def change(self, user_id: str, known: Known, subscriptions: Iterable[Mapping[str, Any]], *, now: int) -> Change:
-        """Work out which traits of a reader differ from what Engage was told: :meth:`changes`."""
-        return self.changes({user_id: (known, list(subscriptions))}, now=now)[user_id]
+    def look_up(self, ledger: Path | None, user_ids: Iterable[str]) -> dict[str, Known]:
+        """Ask the ledger about readers: :func:`look_all_up`."""
+        return look_all_up(ledger, self._contract, user_ids)
 
     def changes(self, cases: Mapping[str, Case], *, now: int) -> dict[str, Change]:
         """Work out which traits of some readers differ from what Engage was told.
@@ -307,8 +308,9 @@ class Reckoner:
             execute = self._ledger.connection.execute
             told = execute(properties(self._ledger, contract, "plan", typed=self._typed)).fetchall()
             planned = {row["user_id"]: row for row in _rows(self._ledger.connection, "FROM plan")} if told else {}
+            blind = self._blind(contract, {user_id: cases[user_id] for user_id, _ in told}, moment)
             for user_id, content in told:
-                hidden = self._hidden(contract, user_id, cases[user_id], moment)
+                hidden = _hidden(contract, blind[user_id]) if user_id in blind else set[str]()
                 kept = {trait: value for trait, value in json.loads(content).items() if trait not in hidden}
                 changes[user_id] = Change(kept, {trait: str(planned[user_id][trait]) for trait in kept})
         return changes
@@ -342,24 +344,38 @@ class Reckoner:
             self._ledger.connection.execute(f"CREATE OR REPLACE TABLE {table} ({columns or 'user_id VARCHAR'})")
             rows.insert(self._ledger.connection, table, of_table)
 
-    def _hidden(self, contract: Contract, user_id: str, case: Case, moment: str) -> set[str]:
-        """Name the traits about which nothing can be said yet: they ask for what only the log knows of a new one."""
-        known, held = case
-        new = {str(row["subscription_id"]) for row in held} - set(known.subscriptions)
-        if not new:
-            return set()
+    def _blind(self, contract: Contract, cases: Mapping[str, Case], moment: str) -> dict[str, set[str]]:
+        """Name the columns about which nothing can be said yet, by reader who has a subscription that nobody knew."""
+        new = {
+            user_id: {str(row["subscription_id"]) for row in held} - set(known.subscriptions)
+            for user_id, (known, held) in cases.items()
+        }
+        readers = [user_id for user_id, ids in new.items() if ids]
+        if not readers:
+            return {}
         rule = contract.primary
-        speaker = self._ledger.connection.execute(
-            f"SELECT subscription_id FROM subscriptions CROSS JOIN (SELECT {text(moment)}::TIMESTAMPTZ AS moment) "
-            f"WHERE user_id = {text(user_id)} AND {rule.counts} ORDER BY {rule.sql} LIMIT 1"
-        ).fetchall()
-        blind = set(UNKNOWN) if speaker and speaker[0][0] in new else set[str]()
-        blind |= {one.name for one in contract.formulas if _ASKS.search(one.sql)}
-        segments = {one.name for one in contract.segments if any(trait.key in blind for trait in one.traits)}
-        blind |= {f"told {segment}" for segment in segments}
-        blind |= {f"experiment {one.name}" for one in contract.experiments if one.segment in segments}
-        blind |= {"segments"} if segments else set()
-        return {trait.name for trait in contract.traits if trait.key in blind}
+        query = (
+            f"SELECT DISTINCT ON (user_id) user_id, subscription_id FROM subscriptions "
+            f"CROSS JOIN (SELECT {text(moment)}::TIMESTAMPTZ AS moment) "
+            f"WHERE user_id IN ({', '.join(map(text, readers))}) AND {rule.counts} ORDER BY user_id, {rule.sql}"
+        )
+        speakers = dict(self._ledger.connection.execute(query).fetchall())
+        return {one: set(UNKNOWN) if speakers.get(one) in new[one] else set() for one in readers}
+
+
+def _hidden(contract: Contract, blind: set[str]) -> set[str]:
+    """Name the traits about which nothing can be said yet of a reader: they ask for what only the log knows.
+
+    Args:
+        contract: what is sent, and how.
+        blind: columns about which nothing can be said.
+    """
+    blind = blind | {one.name for one in contract.formulas if _ASKS.search(one.sql)}
+    segments = {one.name for one in contract.segments if any(trait.key in blind for trait in one.traits)}
+    blind |= {f"told {segment}" for segment in segments}
+    blind |= {f"experiment {one.name}" for one in contract.experiments if one.segment in segments}
+    blind |= {"segments"} if segments else set()
+    return {trait.name for trait in contract.traits if trait.key in blind}
 
 
 _ASKS: Final = re.compile(rf"\b({'|'.join(UNKNOWN)})\b")

@@ -14,6 +14,7 @@ import duckdb
 from piano_engage_common.stops import exits
 
 from piano_actions import rules
+from piano_actions.aside import Aside
 from piano_actions.desk import Desk
 from piano_actions.engage import Engage, engage_of
 from piano_actions.outcome import Outcome, Status
@@ -21,6 +22,7 @@ from piano_actions.pushes import Pusher
 from piano_actions.rows import primary_of
 from piano_actions.settings import Settings, client_of, settings_of
 from piano_actions.store import KeyTaken, Store
+from piano_actions.traits import Reckoner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,13 +100,20 @@ class Context:
         """Whether Engage is told at once."""
         return self.settings.push and bool(self.target.get("app_id") and self.target.get("api_key"))
 
-    def pusher(self, piano: PianoClient, store: Store) -> Pusher:
+    def pusher(self, piano: PianoClient, store: Store, *, aside: bool = False) -> Pusher:
         """Make what tells Engage at once.
+
+        Args:
+            piano: the Publisher API.
+            store: the notes.
+            aside: traits are worked out in a process of its own.
 
         Raises:
             ConfigRefused: the target's settings have no application id or key.
         """
-        return Pusher(piano, self.engage.ingest, store, self.contract, self.target, logger=LOGGER)
+        ingest, typed = self.engage.ingest, self.target["ingest_values"] == "typed"
+        reckoner = Aside(self.target) if aside else Reckoner(self.contract, typed=typed)
+        return Pusher(piano, ingest, store, reckoner, self.target, logger=LOGGER)
 
     @contextmanager
     def pushing(self) -> Iterator[Pusher]:

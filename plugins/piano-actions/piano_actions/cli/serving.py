@@ -34,8 +34,12 @@ SHORTEST_SECRET: Final = 16
 PATIENCE: Final = 30.0
 
 
-def app_of(context: Context) -> FastAPI:
+def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     """Put the service together from the settings.
+
+    Args:
+        context: has the settings.
+        aside: traits are worked out in a process of its own.
 
     Raises:
         ConfigRefused: a setting that is needed is missing, or a secret is too short.
@@ -51,7 +55,7 @@ def app_of(context: Context) -> FastAPI:
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
     store = Store(settings.store_url)
     piano = client_of(settings, LOGGER, at_once=settings.workers)
-    pusher = context.pusher(piano, store) if context.tells else None
+    pusher = context.pusher(piano, store, aside=aside) if context.tells else None
     desk = Desk(
         piano,
         store,
@@ -81,13 +85,15 @@ def app_of(context: Context) -> FastAPI:
 
     gate = Gate(secrets, settings.hmac_secret.get_secret_value() if settings.hmac_secret else None)
     hooks = Hooks(reader, inbox, metrics) if reader else None
+    if pusher and hooks:
+        pusher.courtesy = hooks.courtesy
     return make_app(counter, gate, metrics, hooks=hooks, close=close)
 
 
-def server_of(context: Context) -> uvicorn.Server:
+def server_of(context: Context, *, aside: bool = False) -> uvicorn.Server:
     """Make the server; it is stopped by SIGTERM or SIGINT, and lets what is under way come to an end."""
     config = uvicorn.Config(
-        app_of(context),
+        app_of(context, aside=aside),
         host=context.settings.host,
         port=context.settings.port,
         access_log=False,  # paths and addresses say nothing that the audit does not
@@ -105,7 +111,7 @@ def server_of(context: Context) -> uvicorn.Server:
 def serve(context: Context) -> None:
     """Serve actions over HTTP, for Engage's API actions, until it is stopped."""
     with exits(LOGGER):
-        server = server_of(context)
+        server = server_of(context, aside=True)
         click.echo(f"serving on http://{context.settings.host}:{context.settings.port}", err=True)
         server.run()
 

@@ -7,13 +7,14 @@ one is taken. Only where nothing can be stored the answer is 503.
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
-from fastapi import Request, Response  # noqa: TC002 - FastAPI looks at the types of what it calls
 from fastapi.responses import PlainTextResponse
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.routing import Route
 
 from piano_actions.service.asked import FORM
 from piano_actions.service.bodies import body_of
@@ -21,7 +22,7 @@ from piano_actions.service.problems import problems
 from piano_actions.webhooks import LONGEST_DATA, Event, Poison
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request, Response
 
     from piano_actions.inbox import Inbox
     from piano_actions.service.metrics import Metrics
@@ -33,6 +34,8 @@ HEALTH: Final = "health"
 NO_DATA: Final = "?"
 """What stands for a body without the field; it is no encoded text, so it goes into quarantine."""
 MOST_FIELDS: Final = 50
+COURTESY_SECONDS: Final = 0.1
+"""So long at most what can wait stands back at a time."""
 TOGETHER: Final = 200
 """Events in one transaction at most."""
 
@@ -56,9 +59,26 @@ class Hooks:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inbox")
         self._waiting: list[tuple[Arrival, asyncio.Future[str]]] = []
         self._keeping: asyncio.Task[None] | None = None
+        self._idle = threading.Event()
+        self._idle.set()
+        self._taking = 0
+
+    def courtesy(self) -> None:
+        """Let whoever calls now be answered first; for threads whose work can wait a moment."""
+        self._idle.wait(COURTESY_SECONDS)
 
     async def take(self, request: Request) -> Response:
         """Take one call: an event, something that is none, or nothing at all."""
+        self._taking += 1
+        self._idle.clear()
+        try:
+            return await self._take(request)
+        finally:
+            self._taking -= 1
+            if not self._taking:
+                self._idle.set()
+
+    async def _take(self, request: Request) -> Response:
         data = request.query_params.get(FIELD) or await _form_field(request)
         if not data:
             self._metrics.receive(HEALTH)
@@ -132,7 +152,8 @@ def add_hooks(app: FastAPI, hooks: Hooks) -> None:
         """Take an event of Piano, and answer once it is stored."""
         return await hooks.take(request)
 
-    app.add_api_route(PATH, piano, methods=["GET", "POST"], include_in_schema=False)
+    # A plain route, and the first that is looked at: there is nothing to validate here, and there may be many calls.
+    app.router.routes.insert(0, Route(PATH, piano, methods=["GET", "POST"], include_in_schema=False))
 
 
 def described() -> dict[str, Any]:

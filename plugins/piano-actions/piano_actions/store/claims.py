@@ -48,7 +48,7 @@ class Claims(Wishes):
         }  # fmt: skip
         self._mine.add(str(row["id"]))
         try:
-            with self._engine.begin() as connection:
+            with self.transaction() as connection:
                 forget = sa.update(ACTIONS).where(
                     one.key == request.key, one.state != BEGUN, one.created_at < now - KEPT_SECONDS
                 )
@@ -64,7 +64,7 @@ class Claims(Wishes):
 
     def _known(self, request: Request) -> Claim | Outcome:
         """Say what is known of a request that could not be begun."""
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             found = connection.execute(sa.select(ACTIONS).where(ACTIONS.c.key == request.key)).mappings().one_or_none()
         if found is None:
             raise ReaderBusy
@@ -81,19 +81,19 @@ class Claims(Wishes):
     def answered_at(self, key: str) -> float | None:
         """Say when the answer to a key was given, in epoch seconds; None where there is none."""
         query = sa.select(ACTIONS.c.finished_at).where(ACTIONS.c.key == key, ACTIONS.c.state == FINISHED)
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             return connection.execute(query).scalar_one_or_none()
 
     def release(self, key: str, answered_at: float) -> None:
         """Let a key stand for its answer no more, unless there is a newer one."""
         one = ACTIONS.c
         mine = sa.and_(one.key == key, one.state == FINISHED, one.finished_at == answered_at)
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.update(ACTIONS).where(mine).values(key=None))
 
     def note(self, claim: Claim, **chosen: Any) -> None:  # noqa: ANN401 - JSON
         """Keep what was found out, before anything is changed at Piano."""
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(chosen=json.dumps({**claim.chosen, **chosen}))
             )
@@ -114,7 +114,7 @@ class Claims(Wishes):
         }
         if not unsure:
             values |= {"params": None, "chosen": None}
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
             if push:
                 self._want(connection, claim.request.user_id)
@@ -123,12 +123,12 @@ class Claims(Wishes):
         """Note that an action could not be done, and surely was not: the key is free again."""
         values = {"state": FAILED, "key": None, "params": None, "chosen": None, "finished_at": time.time()}
         values["outcome"] = json.dumps({"action": claim.request.action, "status": "failed", "reason": problem})
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
 
     def unsure(self, claim: Claim) -> None:
         """Note that nobody knows yet how an action ended: it is taken up again."""
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(state=UNSURE))
 
     def let_go(self, claim: Claim) -> None:
@@ -148,7 +148,7 @@ class Claims(Wishes):
         query = sa.select(ACTIONS).where(one.state.in_([BEGUN, UNSURE])).order_by(one.created_at)
         query = query.where(one.reader == self.hash_of(reader)) if reader is not None else query
         query = query.where(sa.or_(one.key.is_(None), one.key != but)) if but is not None else query
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             found = connection.execute(query).mappings().all()
         for row in found:
             if row["state"] == UNSURE or self._was_left(row):
@@ -171,7 +171,7 @@ class Claims(Wishes):
             take = take.where(one.lease_until == row["lease_until"])
         self._mine.add(row["id"])
         try:
-            with self._engine.begin() as connection:
+            with self.transaction() as connection:
                 taken = connection.execute(take.values(**mine)).rowcount == 1
         except IntegrityError:  # another action of this reader is under way
             taken = False
@@ -192,6 +192,6 @@ class Claims(Wishes):
         query = sa.select(*columns).order_by(one.created_at.desc(), one.id).limit(limit)
         query = query.where(one.action == action) if action else query
         query = query.where(one.reader == self.hash_of(user_id)) if user_id else query
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [{**row, "outcome": json.loads(row["outcome"]) if row["outcome"] else None} for row in rows]

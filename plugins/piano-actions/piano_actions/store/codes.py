@@ -18,14 +18,14 @@ class Codes(Database):
         """Give the code of a promotion that a reader has."""
         one = CODES.c
         query = sa.select(one.code).where(one.promotion_id == promotion_id, one.reader == self.hash_of(user_id))
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             return connection.execute(query).scalar_one_or_none()
 
     def free_codes(self, promotion_id: str, codes: list[str]) -> list[str]:
         """Give those of some codes that nobody has, in their order."""
         one = CODES.c
         query = sa.select(one.code).where(one.promotion_id == promotion_id, one.code.in_(codes))
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             taken = set(connection.execute(query).scalars())
         return [code for code in codes if code not in taken]
 
@@ -35,7 +35,7 @@ class Codes(Database):
             "promotion_id": promotion_id, "reader": self.hash_of(user_id), "code": code, "reserved_at": time.time(),
         }  # fmt: skip
         try:
-            with self._engine.begin() as connection:
+            with self.transaction() as connection:
                 connection.execute(CODES.insert().values(row))
         except IntegrityError:
             return self.code_of(promotion_id, user_id)
@@ -44,5 +44,5 @@ class Codes(Database):
     def reserved(self, promotion_id: str) -> int:
         """Count the codes of a promotion that somebody has."""
         query = sa.select(sa.func.count()).where(CODES.c.promotion_id == promotion_id)
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             return int(connection.execute(query).scalar_one())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
 import uuid
-from typing import Any, Final
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from piano_engage_common.stops import ConfigRefused, StorageFailed
@@ -14,6 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from piano_actions.store.leases import me
 from piano_actions.tables import META, METADATA, SINCE_1, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BUSY_SECONDS: Final = 10
 """How long one waits for another process to let the file go."""
@@ -45,9 +50,10 @@ class Database:
             raise ConfigRefused(msg) from e
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine)
+        self._writing = threading.RLock() if self._engine.dialect.name == "sqlite" else nullcontext()
         self.owner = f"{me()}/{uuid.uuid4().hex[:8]}"
         try:
-            with self._engine.begin() as connection:
+            with self.transaction() as connection:
                 version = _make_tables(connection)
                 self._salt = bytes.fromhex(_meta(connection, "salt", secrets.token_hex(16)))
         except SQLAlchemyError as e:
@@ -64,6 +70,16 @@ class Database:
         """The database, for :class:`piano_actions.inbox.Inbox`."""
         return self._engine
 
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Give a connection whose transaction ends with the ``with`` block.
+
+        SQLite has one writer at a time, and who waits for it looks again and again at growing distances, up to a tenth
+        of a second. So threads of one process wait for each other here, and only other processes are waited for there.
+        """
+        with self._writing, self._engine.begin() as connection:
+            yield connection
+
     def hash_of(self, user_id: str) -> str:
         """Name a reader without naming him."""
         return hmac.new(self._salt, user_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
@@ -74,7 +90,7 @@ class Database:
         Raises:
             SQLAlchemyError: it does not answer.
         """
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             return bool(connection.execute(sa.select(META.c.value).where(META.c.name == "version")).scalar_one())
 
     def close(self) -> None:

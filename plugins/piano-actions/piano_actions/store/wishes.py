@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -11,11 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from piano_actions.erasing import erased_among
 from piano_actions.store.database import Database
 from piano_actions.store.leases import LEASE_SECONDS, is_held
-from piano_actions.store.requests import ReaderBusy
 from piano_actions.tables import EVENTS, PUSHES, WAITING, upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 600.0
@@ -26,7 +26,7 @@ class Wishes(Database):
 
     def want_push(self, user_id: str) -> None:
         """Note that Engage has to be told of a reader."""
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             self._want(connection, user_id)
 
     def want_soon(self, connection: sa.Connection, wishes: Mapping[str, float]) -> None:
@@ -36,16 +36,12 @@ class Wishes(Database):
             connection: whose transaction it belongs to; that nobody of them was erased is known.
             wishes: when to tell, in epoch seconds, by reader.
         """
-        one, now, new = PUSHES.c, time.time(), upsert(connection, PUSHES)
-        earlier = sa.and_(one.attempts == 0, one.next_at > new.excluded.next_at)
-        again = {"wish": one.wish + 1, "next_at": sa.case((earlier, new.excluded.next_at), else_=one.next_at)}
-        moments = {"wish": 1, "asked_at": now, "attempts": 0}
+        moments = {"wish": 1, "asked_at": time.time(), "attempts": 0}
         rows = [
             {"reader": reader, "user_id": user_id, "next_at": at, **moments}
             for reader, user_id, at in sorted((self.hash_of(user_id), user_id, at) for user_id, at in wishes.items())
         ]
-        wish = new.on_conflict_do_update(index_elements=[one.reader], set_=again)
-        connection.execute(wish, rows)
+        connection.execute(_wishing(connection.dialect), rows)
 
     def _want(
         self, connection: sa.Connection, user_id: str, at: float | None = None, again: dict[str, Any] | None = None
@@ -70,32 +66,29 @@ class Wishes(Database):
         except IntegrityError:  # another process was quicker
             connection.execute(sa.update(PUSHES).where(one.reader == row["reader"]).values(**again))
 
-    def take_wish(self, user_id: str) -> int | None:
-        """Make the telling of a reader ours, for two at once might tell the older values last.
+    def take_wishes(self, user_ids: Iterable[str]) -> tuple[dict[str, int], set[str]]:
+        """Make the telling of readers ours, for two at once might tell the older values last.
 
         Returns:
-            The number of the wish; None where there is none.
-
-        Raises:
-            ReaderBusy: somebody else is at it.
+            The numbers of their wishes, of those who have one; and those of whom somebody else is telling.
         """
-        one, now = PUSHES.c, time.time()
-        mine = one.reader == self.hash_of(user_id)
-        query = sa.select(one.wish, one.owner, one.lease_until).where(mine).with_for_update()
-        with self._engine.begin() as connection:
-            found = connection.execute(query).one_or_none()
-            if found is None:
-                return None
-            if is_held(found.owner, found.lease_until):
-                raise ReaderBusy
-            take = sa.update(PUSHES).where(mine).values(owner=self.owner, lease_until=now + LEASE_SECONDS)
-            connection.execute(take)
-        return int(found.wish)
+        named, one = {self.hash_of(user_id): user_id for user_id in user_ids}, PUSHES.c
+        query = sa.select(one.reader, one.wish, one.owner, one.lease_until).where(one.reader.in_(named))
+        with self.transaction() as connection:
+            found = connection.execute(query.order_by(one.reader).with_for_update()).all()
+            free = [row for row in found if not is_held(row.owner, row.lease_until)]
+            if free:
+                take = sa.update(PUSHES).where(one.reader.in_([row.reader for row in free]))
+                connection.execute(take.values(owner=self.owner, lease_until=time.time() + LEASE_SECONDS))
+        wishes = {named[row.reader]: int(row.wish) for row in free}
+        return wishes, {named[row.reader] for row in found} - set(wishes)
 
-    def leave_wish(self, user_id: str) -> None:
-        """Let go of a reader whom :meth:`take_wish` gave, and who is still to be told of."""
-        mine = sa.and_(PUSHES.c.reader == self.hash_of(user_id), PUSHES.c.owner == self.owner)
-        with self._engine.begin() as connection:
+    def leave_wishes(self, user_ids: Iterable[str]) -> None:
+        """Let go of readers whom :meth:`take_wishes` gave, and who are still to be told of."""
+        mine = sa.and_(
+            PUSHES.c.reader.in_([self.hash_of(user_id) for user_id in user_ids]), PUSHES.c.owner == self.owner
+        )
+        with self.transaction() as connection:
             connection.execute(sa.update(PUSHES).where(mine).values(owner=None))
 
     def due(self, *, limit: int, every: bool = False) -> list[str]:
@@ -103,31 +96,39 @@ class Wishes(Database):
         one = PUSHES.c
         query = sa.select(one.user_id, one.owner, one.lease_until).order_by(one.next_at).limit(limit)
         query = query if every else query.where(one.next_at <= time.time())
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             found = connection.execute(query).all()
         return [str(row.user_id) for row in found if not is_held(row.owner, row.lease_until)]
 
-    def pushed(self, user_id: str, wish: int, how: str) -> bool:
-        """Note that Engage was told, and with it how the reader's webhooks ended, unless there is a newer wish.
+    def pushed(self, ends: Mapping[str, tuple[int, str]]) -> list[str]:
+        """Note of readers that Engage was told, and with it how their webhooks ended, unless there is a newer wish.
+
+        Args:
+            ends: by reader the number of the wish, and how it ended.
 
         Returns:
-            Whether there is one whose time has come.
+            Those who have a newer wish whose time has come.
         """
-        reader, event, one = self.hash_of(user_id), EVENTS.c, PUSHES.c
-        with self._engine.begin() as connection:
-            if connection.execute(sa.delete(PUSHES).where(one.reader == reader, one.wish == wish)).rowcount:
-                his = sa.update(EVENTS).where(event.reader == reader, event.state == WAITING)
-                connection.execute(his.values(state=how, worked_at=time.time()))
-                return False
-            connection.execute(sa.update(PUSHES).where(one.reader == reader).values(owner=None))
-            newer = connection.execute(sa.select(one.next_at).where(one.reader == reader)).scalar_one_or_none()
-        return newer is not None and newer <= time.time()
+        named, one, now = {self.hash_of(user_id): user_id for user_id in ends}, PUSHES.c, time.time()
+        query = sa.select(one.reader, one.wish, one.next_at).where(one.reader.in_(named)).order_by(one.reader)
+        with self.transaction() as connection:
+            found = connection.execute(query.with_for_update()).all()
+            newer = {row.reader: row.next_at for row in found if row.wish != ends[named[row.reader]][0]}
+            done = [row.reader for row in found if row.reader not in newer]
+            connection.execute(sa.delete(PUSHES).where(one.reader.in_(done)))
+            for how in sorted({ends[named[reader]][1] for reader in done}):
+                his = EVENTS.c.reader.in_([reader for reader in done if ends[named[reader]][1] == how])
+                ended = sa.update(EVENTS).where(his, EVENTS.c.state == WAITING)
+                connection.execute(ended.values(state=how, worked_at=now))
+            if newer:
+                connection.execute(sa.update(PUSHES).where(one.reader.in_(newer)).values(owner=None))
+        return [named[reader] for reader, at in newer.items() if at <= now]
 
     def postponed(self, user_id: str, problem: str) -> None:
         """Note why Engage could not be told, and when to try again: at growing distances."""
         one = PUSHES.c
         mine = one.reader == self.hash_of(user_id)
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             attempts = int(connection.execute(sa.select(one.attempts).where(mine)).scalar_one_or_none() or 0)
             pause = min(FIRST_PAUSE * 2 ** min(attempts, 20), LONGEST_PAUSE)
             values = {"attempts": attempts + 1, "next_at": time.time() + pause, "problem": problem, "owner": None}
@@ -137,5 +138,15 @@ class Wishes(Database):
         """List what is still to be told, without who the readers are."""
         one = PUSHES.c
         query = sa.select(one.reader, one.asked_at, one.attempts, one.next_at, one.problem).order_by(one.asked_at)
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+@lru_cache
+def _wishing(dialect: sa.Dialect) -> Any:  # noqa: ANN401 - a compiled statement, which SQLAlchemy's types do not take
+    """Make the statement that notes a wish, or that there is a newer one."""
+    one, new = PUSHES.c, upsert(dialect, PUSHES)
+    earlier = sa.and_(one.attempts == 0, one.next_at > new.excluded.next_at)
+    again = {"wish": one.wish + 1, "next_at": sa.case((earlier, new.excluded.next_at), else_=one.next_at)}
+    keys = ["reader", "user_id", "wish", "asked_at", "attempts", "next_at"]
+    return new.on_conflict_do_update(index_elements=[one.reader], set_=again).compile(dialect=dialect, column_keys=keys)

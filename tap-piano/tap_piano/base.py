@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
@@ -102,3 +103,9 @@ class PianoStream(Stream):
 def temporary_folder() -> Path:
     """Where run folders are made."""
     return Path(gettempdir()) / "tap-piano"
+
+
+def moment_of(text: str) -> datetime:
+    """Read ISO 8601; without an offset it is UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.stops import AccessRefused, AnswerRefused, Outage
 from piano_engage_common.transport import Patience, Transport
 
-from tap_piano.client import REGIONS, NotFound, PianoClient
+from tap_piano.answers import NotFound
+from tap_piano.client import REGIONS, PianoClient
 from tap_piano.settings import client_of, transport_of
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
+    from singer_sdk.helpers._batch import BatchConfig
 
 ROW_GROUP = 25_000
 """Rows in a group of our own Parquet files. A slice reads whole groups; large ones would need memory."""
@@ -86,6 +87,13 @@ class OrderedRows:
                 f"COPY ({relation.sql_query()}) TO {text(str(self._path))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
             )
         ((self.rows,),) = connection.sql(f"SELECT count(*) FROM {self._source()}").fetchall()
+
+    def batch_files(self, config: BatchConfig) -> Generator[Slice]:
+        """Yield files in the form and of the size that the setting ``batch_config`` asks for."""
+        gzip = config.encoding.compression == "gzip"
+        if config.encoding.format == "jsonl":
+            return self.json_files(config.batch_size, gzip=gzip)
+        return self.parquet_files(config.batch_size, ", COMPRESSION gzip" if gzip else "")
 
     def parquet_files(self, rows: int, options: str = "") -> Generator[Slice]:
         """Yield Parquet files of at most *rows* rows; *options* are further ones of DuckDB's COPY."""

@@ -8,7 +8,6 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 from weakref import finalize
 
 from piano_engage_common.duck import connect
@@ -16,8 +15,8 @@ from piano_engage_common.stops import ConfigRefused
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
-from tap_piano.base import PianoStream, temporary_folder
-from tap_piano.columns import BY_NAME, GROUPS, KNOWN, REPLICATION_KEY
+from tap_piano.base import PianoStream, moment_of, temporary_folder
+from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY
 from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
 from tap_piano.fields import NAMEABLE
 from tap_piano.files import open_exports, read_header
@@ -25,7 +24,7 @@ from tap_piano.handed_on import SKIP, claim, claimed, signature
 from tap_piano.log import LogCounts, LogOptions, SubscriptionLog
 from tap_piano.schema import log_schema
 from tap_piano.selection import Selection
-from tap_piano.workdir import RunFolder
+from tap_piano.workdir import RunFolder, local_folder
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -143,16 +142,9 @@ class SubscriptionLogStream(PianoStream):
         work = RunFolder(temporary_folder())
         finalize(self, shutil.rmtree, work.path, ignore_errors=True)
         self._download = work.path
-        job.fetch(self._attribute_groups(), work.path / "export")
+        job.fetch(self._selection.groups(self._names), work.path / "export")
         found = open_exports([work.path / "export"], label=f"export {job.export_id}")
         self._bind([(export, read_header(export)) for export in found])
-
-    def _attribute_groups(self) -> list[str]:
-        """Name the groups that bring the selected columns; all when somebody wants columns nobody knows of."""
-        if self._selection.wants_unknown:
-            return list(GROUPS)
-        wanted = {BY_NAME[name].group for name in self._names if name in BY_NAME}
-        return [group for group in GROUPS if group in wanted | {GROUPS[0], BY_NAME[REPLICATION_KEY].group}]
 
     def _bind(self, exports: list[tuple[Export, Header]]) -> None:
         """Settle what leaves, now that the headers are known."""
@@ -196,7 +188,7 @@ class SubscriptionLogStream(PianoStream):
         limits = [now.isoformat(timespec="seconds"), self._log_counts.hold_back]
         bookmark = min([newest, *filter(None, limits)], key=datetime.fromisoformat)
         before = self.stream_state.get("replication_key_value")
-        if before is None or datetime.fromisoformat(bookmark) > _moment(before):
+        if before is None or datetime.fromisoformat(bookmark) > moment_of(before):
             super()._increment_stream_state({REPLICATION_KEY: bookmark}, context=context)
 
     # What was handed on before
@@ -384,7 +376,7 @@ class SubscriptionLogStream(PianoStream):
 
         A folder that is not on this machine is left to the SDK, which goes through the records.
         """
-        root = _local_folder(batch_config.storage.root)
+        root = local_folder(batch_config.storage.root)
         if root is None:
             self.logger.info("subscription_log: batches go to %s: the slower path", batch_config.storage.root)
             yield from super().get_batches(batch_config, context)
@@ -393,7 +385,7 @@ class SubscriptionLogStream(PianoStream):
         announced: list[Path] = []
         try:
             rows = self._rows(work.path)
-            with closing(_batch_files(rows, batch_config)) as parts:
+            with closing(rows.batch_files(batch_config)) as parts:
                 for part in parts:
                     self._advance(part.bookmark)
                     announced.append(part.path)
@@ -420,22 +412,3 @@ class SubscriptionLogStream(PianoStream):
 
 def _unknown_columns(exports: Iterable[tuple[Export, Header]]) -> dict[str, Column]:
     return {column.name: column for _, header in exports for column in header.columns if column.name not in BY_NAME}
-
-
-def _moment(bookmark: str) -> datetime:
-    moment = datetime.fromisoformat(bookmark)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _local_folder(root: str) -> Path | None:
-    address = urlparse(root)
-    if address.scheme == "file":
-        return Path(unquote(address.path))
-    return None if address.scheme else Path(root).resolve()
-
-
-def _batch_files(rows: OrderedRows, batch_config: BatchConfig) -> Generator[Slice]:
-    gzip = batch_config.encoding.compression == "gzip"
-    if batch_config.encoding.format == "jsonl":
-        return rows.json_files(batch_config.batch_size, gzip=gzip)
-    return rows.parquet_files(batch_config.batch_size, ", COMPRESSION gzip" if gzip else "")

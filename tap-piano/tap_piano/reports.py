@@ -15,7 +15,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import AccessRefused, AnswerRefused, Outage
-from piano_engage_common.transport import TryAgain, label_of
+from piano_engage_common.transport import label_of
+
+from tap_piano.download import Download, LinkDied
 
 if TYPE_CHECKING:
     import logging
@@ -46,10 +48,6 @@ LINKS: Final = 5
 WAIT_GROWTH: Final = 1.5
 LONGEST_POLL: Final = 30.0
 ERROR_TEXT_LENGTH: Final = 200
-CHUNK_BYTES: Final = 1 << 20
-DEAD_LINK: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-NOT_A_FILE: Final = (b"<", b"{", b"[")
-"""How pages and messages begin that come in place of the file."""
 
 OLD_SECONDS: Final = 120.0
 """An export that is older than this when the job is accepted was made for somebody else."""
@@ -57,10 +55,6 @@ OLD_SECONDS: Final = 120.0
 
 class _Lost(Exception):  # noqa: N818 - what happened
     """The job came to nothing; another one may not."""
-
-
-class _LinkDied(Exception):  # noqa: N818 - as above
-    """The link works no more; another one may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +223,7 @@ class ExportJob:
                 raise _Lost("is finished, but has no link")
             try:
                 self._transport.retrying(f"the download of export {self.export_id}", Download(self, link, target).go)
-            except _LinkDied:
+            except LinkDied:
                 self._logger.info("export %s: its link works no more, asking for another", self.export_id)
             else:
                 return
@@ -311,101 +305,6 @@ class ExportJob:
             )
             raise AccessRefused(msg)
         return answer
-
-
-class Download:
-    """One download, gone on with where it broke off if the server can.
-
-    Args:
-        job: whose file it is.
-        link: signed; never shown.
-        target: where the file goes, written under another name until it is complete.
-    """
-
-    def __init__(self, job: ExportJob, link: str, target: Path) -> None:
-        """Begin with nothing."""
-        self._job = job
-        self._link = link
-        self._target = target
-        self._part = target.with_name(f"{target.name}.part")
-        self._part.unlink(missing_ok=True)
-        self._have = 0
-        self._size: int | None = None
-        self._tag: str | None = None
-
-    def __repr__(self) -> str:
-        """Show all but the link."""
-        return f"{type(self).__name__}({self._target.name!r})"
-
-    def go(self) -> None:
-        """Download what is missing.
-
-        Raises:
-            TryAgain: the connection broke, or what came was not the file.
-        """
-        headers = {"Accept-Encoding": "identity"}
-        if self._have and self._tag:
-            headers |= {"Range": f"bytes={self._have}-", "If-Range": self._tag}
-        with self._job.transport.open("GET", self._link, headers=headers, follow=True) as response:
-            self._check_status(response)
-            self._begin(response)
-            self._read(response)
-        self._check()
-        self._part.rename(self._target)
-
-    def _check_status(self, response: requests.Response) -> None:
-        if response.status_code in DEAD_LINK:
-            raise _LinkDied
-        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            self._have, self._tag = 0, None
-            msg = "cannot be gone on with where it broke off"
-            raise TryAgain(msg)
-        if response.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-            msg = f"The file of export {self._job.export_id} was answered with HTTP {response.status_code}."
-            raise AnswerRefused(msg)
-
-    def _begin(self, response: requests.Response) -> None:
-        """Note how much there is, and begin anew unless the server goes on at the right place."""
-        length = response.headers.get("Content-Length", "")
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            span, _, size = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-            if span.partition("-")[0] != str(self._have):
-                self._have, self._tag = 0, None
-                msg = "was gone on with at the wrong place"
-                raise TryAgain(msg)
-            self._size = int(size) if size.isdecimal() else self._size
-            return
-        self._have = 0
-        self._size = int(length) if length.isdecimal() else None
-        ranges = response.headers.get("Accept-Ranges", "") == "bytes"
-        tag = response.headers.get("ETag", "")
-        self._tag = tag if ranges and tag and not tag.startswith("W/") else None
-        self._job.tell_of_file(response, self._size)
-
-    def _read(self, response: requests.Response) -> None:
-        size = self._size
-        label = f"export {self._job.export_id}: downloading"
-        amount = f"{size / 1e6:,.0f} MB" if size else ""
-        with (
-            self._part.open("r+b" if self._have else "wb") as file,
-            self._job.progress.steps(label, lambda: 100 * self._have / size if size else 0.0, size=amount),
-        ):
-            file.seek(self._have)
-            while chunk := response.raw.read(CHUNK_BYTES, decode_content=True):
-                file.write(chunk)
-                self._have += len(chunk)
-
-    def _check(self) -> None:
-        """Make sure that all of it came, and that it is a file."""
-        if self._size is not None and self._have != self._size:
-            msg = f"ended after {self._have:,} of {self._size:,} bytes"
-            raise TryAgain(msg)
-        with self._part.open("rb") as file:
-            begins = file.read(64).lstrip()
-        if begins.startswith(NOT_A_FILE):
-            self._have = 0
-            msg = "brought a web page or a message in place of the file"
-            raise TryAgain(msg)
 
 
 def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:

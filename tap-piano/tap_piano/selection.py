@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from piano_engage_common.stops import ConfigRefused
 from singer_sdk.singerlib.catalog import Metadata
 
-from tap_piano.columns import BY_NAME, REPLICATION_KEY, REQUIRED, TRAITS, Column, column_of
+from tap_piano.columns import BY_NAME, GROUPS, REPLICATION_KEY, REQUIRED, TRAITS, Column, column_of
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from singer_sdk.singerlib.catalog import MetadataMapping
 
@@ -87,6 +87,13 @@ class Selection:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             msg = f"columns: {word!r} is neither a known column nor one of the export.{hint}"
             raise ConfigRefused(msg)
+
+    def groups(self, names: Iterable[str]) -> list[str]:
+        """List the attribute groups that bring the columns of these *names*, or all where unknown ones are wanted."""
+        if self.wants_unknown:
+            return list(GROUPS)
+        wanted = {BY_NAME[name].group for name in names if name in BY_NAME}
+        return [group for group in GROUPS if group in wanted | {GROUPS[0], BY_NAME[REPLICATION_KEY].group}]
 
     def apply(self, metadata: MetadataMapping, *, by_default: bool) -> None:
         """Write the selection into the *metadata* of the stream.

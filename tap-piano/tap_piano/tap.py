@@ -18,12 +18,13 @@ from piano_engage_common.transport import Stopping
 from singer_sdk import Tap
 from typing_extensions import override
 
+from tap_piano.api_stream import Listings
 from tap_piano.diagnosis import diagnose, skew_words
 from tap_piano.files import find, open_exports, read_header
 from tap_piano.log_stream import SubscriptionLogStream
 from tap_piano.reports import ExportJob, ExportOptions
 from tap_piano.settings import SETTINGS, check, client_of, transport_of
-from tap_piano.streams import API_STREAMS, Listings
+from tap_piano.streams import API_STREAMS
 from tap_piano.wire import Wire
 
 if TYPE_CHECKING:

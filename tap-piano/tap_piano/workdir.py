@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
     from typing import Self
 
 PREFIX = "tap-piano-"
@@ -51,6 +52,14 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not kept:
             self.path.rmdir()
+
+
+def local_folder(root: str) -> Path | None:
+    """Read the ``root`` of a ``batch_config``; None where it is not on this machine."""
+    address = urlparse(root)
+    if address.scheme == "file":
+        return Path(unquote(address.path))
+    return None if address.scheme else Path(root).resolve()
 
 
 def _is_dead(folder: Path) -> bool:

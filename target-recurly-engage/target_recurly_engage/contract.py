@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-from piano_engage_common.duck import name
 
-from target_recurly_engage.catalogue import KEPT
 from target_recurly_engage.computed import BY_NAME as SHIPPED
 from target_recurly_engage.computed import FORMULAS, USUAL, Formula
 from target_recurly_engage.experiments import Experiment, experiments_of
@@ -26,15 +24,12 @@ from target_recurly_engage.offers import OfferRule, offer_rule_of
 from target_recurly_engage.primary import PrimaryRule, rule_of
 from target_recurly_engage.problems import Problems, suggestion
 from target_recurly_engage.segments import Segment, segments_of
+from target_recurly_engage.streams import RECONCILE_ROLE, USERS_ROLE, UsersStream, streams_of, users_of
 from target_recurly_engage.traits import NAMES, TRAITS, USER_ID, Kind, Trait, Wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SUBSCRIPTIONS_ROLE: Final = "subscriptions"
-USERS_ROLE: Final = "users"
-RECONCILE_ROLE: Final = "reconcile"
-ROLES: Final = (SUBSCRIPTIONS_ROLE, USERS_ROLE, RECONCILE_ROLE, *KEPT)
 ALL: Final = "all"
 COMPUTED: Final = "computed"
 DAILY: Final = "daily"
@@ -52,28 +47,6 @@ OF_CONNECTORS: Final = frozenset({
 """Traits that Engage's connector for Recurly writes (the same section)."""
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBERS: Final = frozenset({Kind.NUMBER, Kind.MONEY})
-
-
-@dataclass(frozen=True, slots=True)
-class UsersStream:
-    """A stream with one row a reader, of any tap.
-
-    Attributes:
-        stream: its name.
-        user_id: the property that names the reader.
-        traits: the properties that are sent.
-        typed: names of those whose type the settings say.
-    """
-
-    stream: str
-    user_id: str
-    traits: tuple[Trait, ...]
-    typed: frozenset[str] = frozenset()
-
-    @property
-    def table(self) -> str:
-        """Name, quoted, of the table in the ledger that holds the rows."""
-        return name(f"users_{self.stream}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +137,7 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
     if len(api := streams_of(config, RECONCILE_ROLE)) > 1:
         problems.add("streams", f"one stream may have the role {RECONCILE_ROLE}, there are {' and '.join(api)}")
     own, formulas, sent = _own(config["traits"], problems)
-    users = tuple(filter(None, (_users(stream, given, problems) for stream, given in sorted(streams.items()))))
+    users = tuple(filter(None, (users_of(stream, given, problems) for stream, given in sorted(streams.items()))))
     contract = Contract(
         wording=_wording(config),
         own=own,
@@ -194,11 +167,6 @@ def contract_of(config: Mapping[str, Any]) -> Contract:
         _check_names(contract, problems)
     problems.check()
     return contract
-
-
-def streams_of(config: Mapping[str, Any], role: str) -> list[str]:
-    """List the streams to which the settings give *role*."""
-    return sorted(stream for stream, given in config["streams"].items() if (given or {}).get("role") == role)
 
 
 def _segments(given: str | list[Any], problems: Problems) -> list[Any]:
@@ -325,38 +293,6 @@ def _own(given: str | Iterable[Any], problems: Problems) -> tuple[tuple[Trait, .
             sent.add(formula.name)
     own = TRAITS if ALL in names else tuple(trait for trait in TRAITS if trait.name in names)
     return own, formulas, sent
-
-
-def _users(stream: str, given: Mapping[str, Any], problems: Problems) -> UsersStream | None:
-    traits, typed = [], set()
-    for one in given.get("traits") or []:
-        entry = {"name": one} if isinstance(one, str) else one
-        if "type" in entry:
-            typed.add(entry["name"])
-        traits.append(Trait(entry["name"], Kind(entry.get("type", Kind.STRING)), stream=stream))
-    if not traits:
-        problems.add(f"streams: {stream}: traits", "is missing. Name the properties that may be sent; nothing else is")
-        return None
-    return UsersStream(stream, given.get("user_id", USER_ID), tuple(traits), frozenset(typed))
-
-
-def kinds_of(properties: Mapping[str, Any]) -> dict[str, Kind]:
-    """Read types from the JSON schema of a stream."""
-    return {name: _kind(schema or {}) for name, schema in properties.items()}
-
-
-def _kind(schema: Mapping[str, Any]) -> Kind:
-    branches = [schema, *schema.get("anyOf", []), *schema.get("oneOf", [])]
-    types = {one for branch in branches for one in _types(branch.get("type"))}
-    if "boolean" in types:
-        return Kind.BOOLEAN
-    if types & {"integer", "number"}:
-        return Kind.NUMBER
-    return Kind.DATE if any(branch.get("format") in {"date", "date-time"} for branch in branches) else Kind.STRING
-
-
-def _types(given: object) -> list[str]:
-    return [given] if isinstance(given, str) else [str(one) for one in given] if isinstance(given, list) else []
 
 
 def _with_thresholds(contract: Contract, given: Mapping[str, Any], problems: Problems) -> Contract:

@@ -11,203 +11,21 @@ import shutil
 import time
 import uuid
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import duckdb
 from piano_engage_common.duck import connect, name, text
 from piano_engage_common.stops import StorageFailed, storage_errors
 
-from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind
+from target_recurly_engage.migrations import MIGRATIONS, VERSION
+from target_recurly_engage.traits import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from target_recurly_engage.traits import Trait
-
-_SUBSCRIPTION_COLUMNS = ", ".join(
-    ["aid VARCHAR", "user_id VARCHAR"]
-    + [f"{name(trait.name)} {SQL_TYPES[trait.kind]}" for trait in TRAITS]
-    + ["modify_time TIMESTAMP WITH TIME ZONE"]
-)
-
-_FIRST_TRAITS = ", ".join(f"({text(trait.name)}, {text(trait.kind)})" for trait in TRAITS)
-
-MIGRATIONS: tuple[str, ...] = (
-    # 1: the first ledger
-    f"""
-    CREATE TABLE subscriptions ({_SUBSCRIPTION_COLUMNS});
-    CREATE TABLE delivered (
-        user_id VARCHAR,
-        delivery_id VARCHAR,
-        fingerprint UBIGINT,
-        {", ".join(f"{name(trait.name)} VARCHAR" for trait in TRAITS)}
-    );
-    CREATE TABLE runs (
-        run_id VARCHAR NOT NULL,
-        started_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        finished_at TIMESTAMP WITH TIME ZONE,
-        status VARCHAR NOT NULL,
-        summary JSON
-    );
-    CREATE TABLE deliveries (
-        delivery_id VARCHAR NOT NULL,
-        run_id VARCHAR NOT NULL,
-        channel VARCHAR NOT NULL,
-        location VARCHAR NOT NULL,
-        status VARCHAR NOT NULL,
-        users BIGINT NOT NULL,
-        bytes BIGINT,
-        sha256 VARCHAR,
-        started_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        acknowledged_at TIMESTAMP WITH TIME ZONE
-    );
-    CREATE VIEW delivered_traits AS
-        UNPIVOT delivered ON COLUMNS (* EXCLUDE (user_id, delivery_id, fingerprint)) INTO NAME trait VALUE value;
-    """,
-    # 2: readers that the Ingest API rejected
-    """
-    CREATE TABLE rejects (
-        user_id VARCHAR NOT NULL,
-        status INTEGER NOT NULL,
-        reason VARCHAR NOT NULL,
-        attempts INTEGER NOT NULL,
-        first_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        last_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        next_at TIMESTAMP WITH TIME ZONE NOT NULL
-    );
-    """,
-    # 3: traits by setting, streams of users, values that cannot be sent, what is sent again, plans let through
-    f"""
-    CREATE TABLE traits (
-        trait VARCHAR NOT NULL,
-        kind VARCHAR NOT NULL,
-        stream VARCHAR,
-        first_at TIMESTAMP WITH TIME ZONE NOT NULL
-    );
-    INSERT INTO traits SELECT *, NULL, now() FROM (VALUES {_FIRST_TRAITS});
-    CREATE TABLE invalid (
-        user_id VARCHAR NOT NULL,
-        trait VARCHAR NOT NULL,
-        reason VARCHAR NOT NULL,
-        first_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        last_at TIMESTAMP WITH TIME ZONE NOT NULL
-    );
-    CREATE TABLE overtaken (user_id VARCHAR NOT NULL, after TIMESTAMP WITH TIME ZONE NOT NULL);
-    CREATE TABLE accepted (
-        fingerprint VARCHAR NOT NULL,
-        run_id VARCHAR NOT NULL,
-        accepted_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        finished_at TIMESTAMP WITH TIME ZONE
-    );
-    ALTER TABLE rejects ADD COLUMN fingerprint UBIGINT;
-    """,
-    # 4: what the publisher sells, and when a reader was first told the arm of an experiment
-    """
-    CREATE TABLE promotions (
-        aid VARCHAR, promotion_id VARCHAR, promotion_name VARCHAR, status VARCHAR, fixed_promotion_code VARCHAR,
-        promotion_code_prefix VARCHAR, unlimited_uses BOOLEAN, uses_allowed BIGINT, uses BIGINT,
-        new_customers_only BOOLEAN, discount_type VARCHAR, discount VARCHAR, discount_amount DECIMAL(18,4),
-        discount_currency VARCHAR, percentage_discount DECIMAL(18,4), fixed_discount_list JSON,
-        term_dependency_type VARCHAR, term_ids JSON, start_date TIMESTAMP WITH TIME ZONE,
-        end_date TIMESTAMP WITH TIME ZONE, can_be_applied_on_renewal BOOLEAN, deleted BOOLEAN
-    );
-    CREATE TABLE promo_codes (
-        aid VARCHAR, promo_code_id VARCHAR, promotion_id VARCHAR, promo_code VARCHAR, state_value VARCHAR,
-        deleted BOOLEAN
-    );
-    CREATE TABLE terms (
-        aid VARCHAR, term_id VARCHAR, term_name VARCHAR, type VARCHAR, resource_id VARCHAR, resource_name VARCHAR,
-        payment_new_customers_only BOOLEAN, payment_allow_promo_codes BOOLEAN
-    );
-    CREATE TABLE assignments (
-        experiment VARCHAR NOT NULL,
-        user_id VARCHAR NOT NULL,
-        arm VARCHAR NOT NULL,
-        first_at TIMESTAMP WITH TIME ZONE NOT NULL
-    );
-    """,
-    # 5: what Piano's API says of subscriptions, for comparison only; readers who were erased, by a salted hash
-    """
-    CREATE TABLE api_subscriptions (
-        aid VARCHAR,
-        subscription_id VARCHAR,
-        user_id VARCHAR,
-        api_status VARCHAR,
-        api_status_name VARCHAR,
-        auto_renew BOOLEAN,
-        start_date TIMESTAMP WITH TIME ZONE,
-        end_date TIMESTAMP WITH TIME ZONE,
-        term_id VARCHAR,
-        term_name VARCHAR,
-        read_at TIMESTAMP WITH TIME ZONE
-    );
-    CREATE TABLE salt (salt VARCHAR NOT NULL);
-    CREATE TABLE erased (
-        digest VARCHAR NOT NULL,
-        status VARCHAR NOT NULL,
-        requested_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        receipt JSON NOT NULL
-    );
-    """,
-    # 6: subscriptions that were read from Piano between two runs
-    """
-    CREATE TABLE handed_over (
-        user_id VARCHAR NOT NULL,
-        subscription_id VARCHAR NOT NULL,
-        told_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        piano_at TIMESTAMP WITH TIME ZONE NOT NULL,
-        content VARCHAR NOT NULL
-    );
-    """,
-    # 7: what the tap's state may claim
-    """
-    CREATE TABLE taken_in (number INTEGER NOT NULL, stream VARCHAR NOT NULL, signature VARCHAR);
-    """,
-    # 8: finished checkouts of which Engage was told at once
-    """
-    CREATE TABLE checkouts (
-        checkout_id VARCHAR NOT NULL,
-        user_id VARCHAR NOT NULL,
-        tracker VARCHAR NOT NULL,
-        told_at TIMESTAMP WITH TIME ZONE NOT NULL
-    );
-    """,
-)
-"""What brings a ledger from one version to the next; the version is the number of those that were applied."""
-
-VERSION = len(MIGRATIONS)
-
-_MOMENTS_AHEAD = (
-    """
-    UPDATE runs SET started_at = $now, finished_at = CASE WHEN finished_at IS NOT NULL THEN $now END
-    WHERE started_at > $now
-    """,
-    """
-    UPDATE deliveries SET
-        started_at = least(started_at, $now),
-        acknowledged_at = CASE WHEN acknowledged_at > $now THEN $now ELSE acknowledged_at END
-    """,
-    """
-    UPDATE rejects SET
-        next_at = CASE WHEN isfinite(next_at) THEN next_at - (last_at - $now) ELSE next_at END,
-        last_at = $now,
-        first_at = least(first_at, $now)
-    WHERE last_at > $now
-    """,
-    *(f"UPDATE {table} SET first_at = $now WHERE first_at > $now" for table in ("traits", "invalid", "assignments")),
-)
-"""What brings moments after ``$now`` back to it."""
-
-_FILES_AHEAD = """
-    INSERT INTO overtaken
-    SELECT user_id, unnest([acknowledged_at + $longest, $now + $longest])
-    FROM delivered JOIN deliveries USING (delivery_id) WHERE channel = 's3' AND acknowledged_at > $now
-    UNION SELECT user_id, $now + $longest FROM overtaken WHERE after > $now + $longest
-"""
-"""What has readers told again when a file counts as read by the clock as it was, and by the clock as it is: nobody can
-tell which of them is right."""
 
 MOVED_WORDS = "This ledger was moved to "
 """What a file begins with that stands where a ledger was."""
@@ -363,30 +181,6 @@ class Ledger:
         self.connection.execute(
             "INSERT INTO runs (run_id, started_at, status) VALUES (?, ?, 'running')", [run_id, started_at]
         )
-
-    def mend_moments(self, now: datetime, longest: timedelta) -> timedelta:
-        """Bring back to *now* what was noted while the clock was ahead; else readers wait until it is there again.
-
-        Args:
-            now: the moment by the clock as it is.
-            longest: the longest that a reader waits for a file to be read.
-
-        Returns:
-            How far the clock was ahead; nothing if it was not.
-        """
-        ((latest,),) = self.connection.execute(
-            "SELECT greatest((SELECT max(started_at) FROM runs), (SELECT max(acknowledged_at) FROM deliveries), "
-            "(SELECT max(last_at) FROM rejects))"
-        ).fetchall()
-        if latest is None or latest <= now:
-            return timedelta(0)
-        with self.transaction():
-            if longest:
-                self.connection.execute(_FILES_AHEAD, {"now": now, "longest": longest})
-            for sql in _MOMENTS_AHEAD:
-                self.connection.execute(sql, {"now": now})
-        ahead: timedelta = latest - now
-        return ahead
 
     def accept(self, fingerprint: str, run_id: str) -> None:
         """Note that a plan that the brake held is let through; for once, but until all of it is delivered."""

@@ -10,8 +10,8 @@ from piano_engage_common.duck import name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from target_recurly_engage.contract import UsersStream
     from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.streams import UsersStream
 
 _ABSENT = "subscriptions ANTI JOIN incoming USING (subscription_id)"
 

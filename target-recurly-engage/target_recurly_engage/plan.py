@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
 
@@ -24,6 +24,8 @@ from target_recurly_engage.slices import compare
 from target_recurly_engage.traits import USER_ID, Kind, Trait
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from target_recurly_engage.changes import TraitChanges
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
@@ -78,6 +80,11 @@ class Plan:
     def size(self) -> int:
         """Readers to send."""
         return self.new + self.changed + self.again
+
+
+def ageing_of(config: Mapping[str, Any]) -> Ageing:
+    """Read from the target's settings when readers are told again."""
+    return Ageing(after_days=float(config["resend_after_days"]), over_days=int(config["resend_over_days"]))
 
 
 def make_plan(

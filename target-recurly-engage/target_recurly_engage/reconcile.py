@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import NoInput
 
-from target_recurly_engage.contract import RECONCILE_ROLE
 from target_recurly_engage.delivery.overlap import overlap_of
 from target_recurly_engage.erased import is_erased
-from target_recurly_engage.plan import make_plan
-from target_recurly_engage.run import ageing_of
+from target_recurly_engage.plan import ageing_of, make_plan
 from target_recurly_engage.statuses import canonical, meaning_of, word_of
+from target_recurly_engage.streams import RECONCILE_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,8 +13,8 @@ from target_recurly_engage.intake import Intake
 from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind
 
 if TYPE_CHECKING:
-    from target_recurly_engage.contract import UsersStream
     from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.streams import UsersStream
 
 _TYPES = {
     "aid": "VARCHAR",

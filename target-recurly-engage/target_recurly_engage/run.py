@@ -7,10 +7,9 @@ import uuid
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-from piano_engage_common.duck import name
 from piano_engage_common.progress import Progress
 from piano_engage_common.stops import BrakeApplied, PartlyRejected, RunStopped, storage_errors
 from piano_engage_common.transport import RunEnds
@@ -18,42 +17,33 @@ from piano_engage_common.transport import RunEnds
 from target_recurly_engage import report
 from target_recurly_engage.assignments import note_assignments
 from target_recurly_engage.brake import Brake
-from target_recurly_engage.catalogue import KEPT, merge_catalogue
 from target_recurly_engage.claims import take_at_its_word
-from target_recurly_engage.contract import contract_of, kinds_of
+from target_recurly_engage.clock import look_at_the_clock
+from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
 from target_recurly_engage.handover import Handover
-from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.offers import write_offers
-from target_recurly_engage.plan import Ageing, make_plan
+from target_recurly_engage.plan import ageing_of, make_plan
 from target_recurly_engage.preview import sizes, unseen_values
-from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shown import shown, words_of
+from target_recurly_engage.sources import Sources
 from target_recurly_engage.statuses import is_unknown, word_of
+from target_recurly_engage.streams import kinds_of
 from target_recurly_engage.summary import Summary
 from target_recurly_engage.watch.status import ledger_facts
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from target_recurly_engage.claims import Claim
     from target_recurly_engage.intake import Intake
     from target_recurly_engage.plan import Plan
-    from target_recurly_engage.traits import Trait
-
-CLOCKS_DIFFER: Final = timedelta(minutes=1)
-"""A clock that is set goes back by less, and nobody need know."""
-
-
-def ageing_of(config: Mapping[str, Any]) -> Ageing:
-    """Read from the target's settings when readers are told again."""
-    return Ageing(after_days=float(config["resend_after_days"]), over_days=int(config["resend_over_days"]))
 
 
 class Run:
@@ -66,6 +56,8 @@ class Run:
     Attributes:
         delivering: traits are on their way, so this must not be broken off any more.
         claims: what the tap's state says of the streams that came.
+        summary: what becomes of it.
+        sources: collect what comes.
 
     Raises:
         StorageFailed: the ledger cannot be used.
@@ -103,10 +95,9 @@ class Run:
             self._ledger.close()
             self.give_back(failing=True)
             raise
-        self._subscriptions: SubscriptionsIntake | None = None
-        self._users: dict[str, UsersIntake] = {}
-        self._api: ApiIntake | None = None
-        self._catalogue: dict[str, CatalogueIntake] = {}
+        self.sources = Sources(
+            self._ledger, summary=self.summary, brake=self._brake, progress=self._progress, logger=logger
+        )
 
     def _begin(self) -> None:
         """Note the run, and find out whether it could be delivered; where not, that is told as any end is.
@@ -119,47 +110,20 @@ class Run:
             if not self._dry:
                 self._delivery.check()
             self._delivery.settle()
-            self._look_at_the_clock(self.summary.started_at)
+            longest = timedelta(hours=float(self._config["csv_ingest_hours"]))
+            look_at_the_clock(self._ledger, self.summary.started_at, longest, self._logger)
         except RunStopped as stop:
             self.end("stopped", str(stop))
             raise
 
-    def _look_at_the_clock(self, now: datetime) -> None:
-        """Say that the clock went back since the last run, and have nobody wait for the moment it told then."""
-        ahead = self._ledger.mend_moments(now, timedelta(hours=float(self._config["csv_ingest_hours"])))
-        if ahead > CLOCKS_DIFFER:
-            self._logger.warning(
-                "the ledger was written %s later than now by this machine's clock, which was wrong then or is now; "
-                "its moments count as now. If it is wrong now, dates are judged by it: set it, and run again",
-                timedelta(seconds=round(ahead.total_seconds())),
-            )
-
     # Taking in
-
-    def subscriptions(self) -> Intake:
-        """Give what collects subscriptions, of whichever streams."""
-        self._subscriptions = self._subscriptions or SubscriptionsIntake(self._ledger)
-        return self._subscriptions
 
     def users(self, stream: str, schema: Mapping[str, Any]) -> Intake:
         """Give what collects the rows of a stream of users; *schema* says the types that the settings leave open."""
         kinds = kinds_of(schema.get("properties", {}))
         traits = self._contract.stream(stream).traits
         self._contract = self._contract.with_kinds({one.name: kinds[one.key] for one in traits if one.key in kinds})
-        if stream not in self._users:
-            self._users[stream] = UsersIntake(self._ledger, self._contract.stream(stream))
-        return self._users[stream]
-
-    def api(self) -> Intake:
-        """Give what collects Piano's API list of subscriptions, which is only compared."""
-        self._api = self._api or ApiIntake(self._ledger)
-        return self._api
-
-    def catalogue(self, role: str) -> Intake:
-        """Give what collects a part of what the publisher sells, of whichever streams."""
-        if role not in self._catalogue:
-            self._catalogue[role] = CatalogueIntake(self._ledger, KEPT[role])
-        return self._catalogue[role]
+        return self.sources.users(self._contract.stream(stream))
 
     # Delivering
 
@@ -172,16 +136,11 @@ class Run:
             InputRefused: the rows are not complete.
             StorageFailed: a disk is full.
         """
-        intakes = [*([self._subscriptions] if self._subscriptions else []), *self._users.values()]
-        beside = [*self._catalogue.values(), *([self._api] if self._api else [])]
-        complete = {intake: intake.finish() for intake in (*intakes, *beside)}
-        self.summary.rows = sum(intake.rows for intake in intakes)
-        self.summary.rejected = sum(intake.blank for intake in intakes)
-        self.summary.erased = sum(intake.erased for intake in (*intakes, *beside))
+        self.sources.finish()
         delivery_id = uuid.uuid4().hex
         with storage_errors(f"working on {self._ledger.path}"):
             with self._ledger.trial() if self._dry else self._ledger.transaction():
-                self._make_plan(complete, delivery_id)
+                self._make_plan(delivery_id)
                 if self._dry:
                     self._show()
                     return
@@ -258,9 +217,11 @@ class Run:
         """Have the delivery end as soon as what is in flight has landed; for the handler of a signal."""
         self._delivery.interrupt()
 
-    def _make_plan(self, complete: Mapping[Intake, bool], delivery_id: str) -> None:
+    def _make_plan(self, delivery_id: str) -> None:
         clock = self.summary.started_at.isoformat()
-        self._merge(complete)
+        for claim in self.claims:
+            take_at_its_word(self._ledger, claim)
+        self.sources.merge(self._contract)
         self._take_over(clock)
         reopen_overtaken(self._ledger, clock)
         for trait, why in self._contract.clashes().items():
@@ -284,18 +245,6 @@ class Run:
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
         self._judge(plan)
-
-    def _merge(self, complete: Mapping[Intake, bool]) -> None:
-        for claim in self.claims:
-            take_at_its_word(self._ledger, claim)
-        if self._subscriptions:
-            self._merge_subscriptions(self._subscriptions, complete=complete[self._subscriptions])
-        for one in self._catalogue.values():
-            self._merge_catalogue(one, complete=complete[one])
-        for intake in self._users.values():
-            self._merge_users(intake, complete=complete[intake])
-        if self._api:
-            self.summary.api = merge_api(self._ledger, self._api.table, complete=complete[self._api])
 
     def _judge(self, plan: Plan) -> None:
         """Let the brake look at the plan.
@@ -343,49 +292,6 @@ class Run:
                 "where they stand on a reader's primary subscription",
                 told,
             )
-
-    def _merge_subscriptions(self, intake: SubscriptionsIntake, *, complete: bool) -> None:
-        self._check_columns("the export", intake, self._contract.own)
-        with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
-            self.summary.merge = merge(self._ledger, complete=complete)
-        self._brake.check_rows("the subscription log", self.summary.merge, complete=complete)
-        if not complete and intake.rows and not self.summary.merge.before:
-            self._logger.warning(
-                "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
-                "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"
-            )
-
-    def _merge_users(self, intake: UsersIntake, *, complete: bool) -> None:
-        stream = self._contract.stream(intake.stream.stream)
-        self._check_columns(stream.stream, intake, stream.traits)
-        for trait in stream.traits:
-            if trait.key not in intake.columns:  # it did not come, which is not the same as empty
-                self._ledger.connection.execute(f"ALTER TABLE {intake.table} DROP COLUMN {name(trait.key)}")
-        done = merge_users(self._ledger, stream, intake.table, complete=complete)
-        self.summary.users[stream.stream] = done
-        self._brake.check_rows(stream.stream, done, complete=complete)
-
-    def _merge_catalogue(self, intake: CatalogueIntake, *, complete: bool) -> None:
-        """Publishers take promotions away, and few make a large share; only that none is left is not believed."""
-        if intake.blank:
-            self._logger.warning(
-                "%s: %d row(s) have no %s and are left out", intake.kept.role, intake.blank, intake.kept.key
-            )
-        done = merge_catalogue(self._ledger, intake.kept, intake.table, complete=complete)
-        self.summary.catalogue[intake.kept.role] = done
-        self._brake.check_rows(intake.kept.role, done, complete=complete and not done.came)
-
-    def _check_columns(self, stream: str, intake: Intake, traits: Iterable[Trait]) -> None:
-        if intake.rows:
-            absent = (trait for trait in traits if trait.key not in intake.columns)
-            self._brake.check_columns(stream, (trait.key for trait in absent if self._was_told(trait)))
-
-    def _was_told(self, trait: Trait) -> bool:
-        """Whether Engage has a value of the trait for anybody, other than the one that clears it."""
-        if trait.name not in self._ledger.columns("delivered"):
-            return False
-        query = f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> ?"
-        return self._ledger.count(query, self._contract.wording.clear_value(trait)) > 0
 
     def _show(self) -> None:
         """Tell of a dry run what a real one would send."""

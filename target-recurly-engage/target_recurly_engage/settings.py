@@ -10,14 +10,16 @@ from piano_engage_common.given import check_memory_limit, check_zone
 from piano_engage_common.stops import ConfigRefused
 from singer_sdk import typing as th
 
-from target_recurly_engage.catalogue import KEPT
-from target_recurly_engage.contract import ALL, COMPUTED, LIST, RECONCILE_ROLE, ROLES, SUBSCRIPTIONS_ROLE, contract_of
+from target_recurly_engage.contract import ALL, COMPUTED, LIST, contract_of
+from target_recurly_engage.delivery.settings import DELIVERY
 from target_recurly_engage.eligibility import NEVER_HAD, NEVER_PAID
 from target_recurly_engage.offers import BY_PROMOTION, SINGLE_USE
 from target_recurly_engage.primary import DEFAULT_ORDER
 from target_recurly_engage.shared.place import is_shared, place_of
-from target_recurly_engage.traits import Kind
-from target_recurly_engage.watch.alerts import TEMPLATE, check_template
+from target_recurly_engage.shared.settings import SHARED
+from target_recurly_engage.streams import STREAMS
+from target_recurly_engage.watch.alerts import check_template
+from target_recurly_engage.watch.settings import WATCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,69 +31,6 @@ OF_ACCOUNT: Final = (
     "app_id", "api_key", "s3_bucket", "s3_prefix", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
 )  # fmt: skip
 """Settings that belong to one application at Engage, and that no other one may inherit."""
-
-SHARED: Final = (
-    th.Property(
-        "ledger_s3_region",
-        th.StringType,
-        title="Ledger: S3 region",
-        description="Region of the bucket of a ledger on S3; without it the default chain of AWS is asked.",
-    ),
-    th.Property(
-        "ledger_s3_endpoint_url",
-        th.StringType,
-        title="Ledger: S3 endpoint URL",
-        description="Address of an S3-compatible server other than Amazon's; it must heed If-Match when it writes.",
-    ),
-    th.Property(
-        "ledger_aws_access_key_id",
-        th.StringType,
-        title="Ledger: AWS access key id",
-        description=(
-            "Key for that bucket, which is yours, so never the one that Pulse shows. Without it the default chain of "
-            "AWS is asked: environment, profile, role."
-        ),
-    ),
-    th.Property(
-        "ledger_aws_secret_access_key",
-        th.StringType,
-        secret=True,
-        title="Ledger: AWS secret access key",
-        description="Secret of that key.",
-    ),
-    th.Property(
-        "ledger_aws_session_token",
-        th.StringType,
-        secret=True,
-        title="Ledger: AWS session token",
-        description="Token of credentials that are good for a time.",
-    ),
-    th.Property(
-        "ledger_cache",
-        th.StringType,
-        default=".meltano/ledger-cache",
-        title="Ledger: cache",
-        description="Folder for the local copies of a ledger on S3; it may be lost at any time between two runs.",
-    ),
-    th.Property(
-        "ledger_versions",
-        th.IntegerType(minimum=1),
-        default=10,
-        title="Ledger: versions",
-        description="How many of the newest versions of a ledger on S3 are kept.",
-    ),
-    th.Property(
-        "ledger_lease_seconds",
-        th.NumberType(minimum=10),
-        default=120,
-        title="Ledger: lease seconds",
-        description=(
-            "After so long without a word of the run that holds a ledger on S3 it is anybody's. A run that cannot say "
-            "it lives stops sending at half of that; let it be twice `request_timeout`."
-        ),
-    ),
-)
-"""Settings of a ledger on shared storage."""
 
 SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
     th.Property(
@@ -114,198 +53,7 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
             "none, and 150 for one on S3: longer than its lease, so that a run waits out one that died."
         ),
     ),
-    th.Property(
-        "delivery",
-        th.StringType,
-        default="file",
-        allowed_values=["file", "s3", "ingest", "auto"],
-        title="Delivery",
-        description=(
-            "How traits reach Engage: `ingest` sends what changed to the Ingest API, `s3` puts CSVs into Engage's "
-            "ingest folder, `auto` sends few by the one and many by the other, `file` writes the same CSVs into a "
-            "local folder."
-        ),
-    ),
-    th.Property(
-        "output_path",
-        th.StringType,
-        default="output/ingest",
-        title="Output path",
-        description="Folder for the CSVs of the delivery `file`.",
-    ),
-    th.Property(
-        "ingest_max_users",
-        th.IntegerType(minimum=0),
-        default=2000,
-        title="Ingest max users",
-        description="With `auto`: up to so many readers go by the Ingest API, more by a file in the S3 folder.",
-    ),
-    th.Property(
-        "csv_ingest_hours",
-        th.NumberType(minimum=0),
-        default=3,
-        title="CSV ingest hours",
-        description="Hours after which Engage has read a file in the S3 folder; three by its own word.",
-    ),
-    th.Property(
-        "csv_overlap",
-        th.StringType,
-        default="wait",
-        allowed_values=["wait", "again"],
-        title="CSV overlap",
-        description=(
-            "What becomes of a change of a reader whose file counts as unread, which would overtake the Ingest API: it "
-            "waits for a run after that, or is sent at once and after that `again`."
-        ),
-    ),
-    th.Property(
-        "s3_bucket",
-        th.StringType,
-        title="S3 bucket",
-        description="Bucket of the delivery `s3`; Pulse shows it under Show Credentials.",
-    ),
-    th.Property(
-        "s3_prefix",
-        th.StringType,
-        title="S3 prefix",
-        description="Folder in the bucket that Engage reads, such as `example-daily-1a2b3c/ingest/`.",
-    ),
-    th.Property(
-        "s3_region",
-        th.StringType,
-        default="us-west-2",
-        title="S3 region",
-        description="Region of the bucket.",
-    ),
-    th.Property(
-        "s3_endpoint_url",
-        th.StringType,
-        title="S3 endpoint URL",
-        description="Address of an S3-compatible server other than Amazon's.",
-    ),
-    th.Property(
-        "aws_access_key_id",
-        th.StringType,
-        title="AWS access key id",
-        description="Key for the bucket. Without it the default chain of AWS is asked: environment, profile, role.",
-    ),
-    th.Property(
-        "aws_secret_access_key",
-        th.StringType,
-        secret=True,
-        title="AWS secret access key",
-        description="Secret of that key.",
-    ),
-    th.Property(
-        "aws_session_token",
-        th.StringType,
-        secret=True,
-        title="AWS session token",
-        description="Token of credentials that are good for a time.",
-    ),
-    th.Property(
-        "app_id",
-        th.StringType,
-        title="App id",
-        description="Engage's id of the application; the Ingest API needs it.",
-    ),
-    th.Property(
-        "api_key",
-        th.StringType,
-        secret=True,
-        title="API key",
-        description="Key of the Ingest API; Pulse shows it under Settings > Application.",
-    ),
-    th.Property(
-        "api_url",
-        th.StringType,
-        default="https://conduit.redfast.com",
-        title="API URL",
-        description="Address of the Ingest API, without its path.",
-    ),
-    th.Property(
-        "ingest_form",
-        th.StringType,
-        default="json",
-        allowed_values=["json", "query"],
-        title="Ingest form",
-        description="How traits are written: `json` in the body, or the older `query` in the address.",
-    ),
-    th.Property(
-        "ingest_key_in",
-        th.StringType,
-        default="basic",
-        allowed_values=["basic", "query", "both"],
-        title="Ingest key in",
-        description="Where the key goes: Basic auth with the app id as user, a parameter of the query, or both.",
-    ),
-    th.Property(
-        "ingest_key_parameter",
-        th.StringType(min_length=1),
-        default="api_key",
-        title="Ingest key parameter",
-        description="Name of that parameter. Engage's pages speak of one and print no name; ask for it.",
-    ),
-    th.Property(
-        "ingest_values",
-        th.StringType,
-        default="strings",
-        allowed_values=["strings", "typed"],
-        title="Ingest values",
-        description="`strings` as in Engage's examples, or `typed`: numbers, true and false as JSON has them.",
-    ),
-    th.Property(
-        "requests_per_second",
-        th.NumberType(minimum=0),
-        default=20,
-        title="Requests per second",
-        description=(
-            "Requests a second to the Ingest API, never more; 0 is no limit. Engage documents none. Halved while "
-            "Engage is busy."
-        ),
-    ),
-    th.Property(
-        "concurrency",
-        th.IntegerType(minimum=1),
-        default=8,
-        title="Concurrency",
-        description="Requests to the Ingest API in flight at the same time.",
-    ),
-    th.Property(
-        "retry_wait",
-        th.NumberType(minimum=0),
-        default=1,
-        title="Retry wait",
-        description="Seconds before the second attempt; doubled each time, never less than `Retry-After`.",
-    ),
-    th.Property(
-        "retry_seconds",
-        th.NumberType(minimum=0),
-        default=600,
-        title="Retry seconds",
-        description="Seconds after which no further attempt of a request begins.",
-    ),
-    th.Property(
-        "max_reject_fraction",
-        th.NumberType(minimum=0, maximum=1),
-        default=0.05,
-        title="Max reject fraction",
-        description="More than this share of a run's readers rejected for the first time: it ends with code 81.",
-    ),
-    th.Property(
-        "request_timeout",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Request timeout",
-        description="Seconds without a byte after which a request counts as lost.",
-    ),
-    th.Property(
-        "retry_attempts",
-        th.IntegerType(minimum=1),
-        default=5,
-        title="Retry attempts",
-        description="How often a request is sent at most.",
-    ),
+    *DELIVERY,
     th.Property(
         "handover_path",
         th.StringType,
@@ -329,55 +77,7 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         title="Report",
         description="Write beside each summary an HTML page that shows it: counts and names, no reader.",
     ),
-    th.Property(
-        "application",
-        th.StringType,
-        title="Application",
-        description="Name of the application in metrics and alerts; Piano's id of it where there is none.",
-    ),
-    th.Property(
-        "metrics_path",
-        th.StringType,
-        title="Metrics path",
-        description=(
-            "Folder of node exporter's textfile collector; each run leaves its metrics there. See docs/production.md."
-        ),
-    ),
-    th.Property(
-        "metrics_url",
-        th.StringType,
-        secret=True,
-        title="Metrics URL",
-        description="Address of a push gateway of Prometheus, to which each run puts its metrics.",
-    ),
-    th.Property(
-        "alert_url",
-        th.StringType,
-        secret=True,
-        title="Alert URL",
-        description="Webhook that gets a message when the status of runs or of the data changes, such as one of Slack.",
-    ),
-    th.Property(
-        "alert_template",
-        th.ObjectType(),
-        default=TEMPLATE,
-        secret=True,  # some receivers want their key in it
-        title="Alert template",
-        description=(
-            "Body of that message, as JSON; in its texts stand `{text}`, `{application}`, `{condition}`, `{status}` "
-            "(firing or resolved), `{code}`, `{message}`, `{run_id}` and `{at}`."
-        ),
-    ),
-    th.Property(
-        "freshness_hours",
-        th.NumberType(minimum=0),
-        default=36,
-        title="Freshness hours",
-        description=(
-            "When the newest change of a subscription, or the last run, is older than this, an alert goes out, and "
-            "`recurly-engage health` is critical. 0 is never."
-        ),
-    ),
+    *WATCH,
     th.Property(
         "traits",
         th.CustomType({"type": ["string", "array"], "items": {"type": ["string", "object"]}}),
@@ -547,44 +247,7 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         title="Resend over days",
         description="The days before that over which readers who were told on one day are spread.",
     ),
-    th.Property(
-        "streams",
-        th.ObjectType(
-            additional_properties=th.ObjectType(
-                th.Property("role", th.StringType, required=True, allowed_values=list(ROLES)),
-                th.Property("user_id", th.StringType(min_length=1)),
-                th.Property(
-                    "traits",
-                    th.ArrayType(
-                        th.CustomType(
-                            {
-                                "type": ["string", "object"],
-                                "properties": {
-                                    "name": {"type": "string"},
-                                    "type": {"enum": [kind.value for kind in Kind if kind is not Kind.MONEY]},
-                                },
-                                "required": ["name"],
-                                "additionalProperties": False,
-                            }
-                        )
-                    ),
-                ),
-            )
-        ),
-        default={
-            "subscription_log": {"role": SUBSCRIPTIONS_ROLE},
-            "subscriptions": {"role": RECONCILE_ROLE},
-            **{role: {"role": role} for role in KEPT},
-        },
-        title="Streams",
-        description=(
-            "What each stream holds. The role `subscriptions` is Piano's log; the role `users` is any stream with "
-            "one row a reader: `user_id` names the property with his id, `traits` lists the properties that are sent, "
-            "as names or as `{name, type}`. The roles `promotions`, `promo_codes` and `terms` are what the publisher "
-            "sells (docs/promotions.md); the role `reconcile` is Piano's API list of subscriptions, which is only "
-            "compared (`recurly-engage reconcile`). No stream has to come; what does not stand here is left alone."
-        ),
-    ),
+    STREAMS,
     th.Property(
         "timezone",
         th.StringType,

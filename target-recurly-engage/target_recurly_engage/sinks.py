@@ -9,7 +9,7 @@ from singer_sdk.sinks import Sink
 from typing_extensions import override
 
 from target_recurly_engage.catalogue import KEPT
-from target_recurly_engage.contract import RECONCILE_ROLE, SUBSCRIPTIONS_ROLE, USERS_ROLE
+from target_recurly_engage.streams import RECONCILE_ROLE, SUBSCRIPTIONS_ROLE, USERS_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ class SubscriptionsSink(TakenInSink):
 
     @override
     def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
-        return run.subscriptions()
+        return run.sources.subscriptions()
 
 
 class UsersSink(TakenInSink):
@@ -94,7 +94,7 @@ class ReconcileSink(TakenInSink):
 
     @override
     def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
-        return run.api()
+        return run.sources.api()
 
 
 class CatalogueSink(TakenInSink):
@@ -102,7 +102,7 @@ class CatalogueSink(TakenInSink):
 
     @override
     def _intake_of(self, run: Run, schema: dict[str, Any]) -> Intake:
-        return run.catalogue(self.config["streams"][self.stream_name]["role"])
+        return run.sources.catalogue(self.config["streams"][self.stream_name]["role"])
 
 
 class LeftAloneSink(Sink):

@@ -27,7 +27,7 @@ from piano_engage_sandbox.piano.events import events_of
 from piano_engage_sandbox.piano.webhooks import Webhooks
 from piano_engage_sandbox.testing import serving
 from pianosdk.utils import _decrypt, _encrypt
-from tap_piano.client import NotFound
+from tap_piano.answers import NotFound
 
 from tests.actions.conftest import Piano, settings_for, store_url
 from tests.actions.nights import Nights

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from piano_engage_sandbox.server import Server
-    from tap_piano.client import Page
+    from tap_piano.answers import Page
 
     from tests.tap.conftest import Run, Tap
 

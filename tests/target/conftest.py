@@ -16,11 +16,12 @@ import boto3
 import duckdb
 import pytest
 from piano_engage_sandbox.engage.store import Engage as Store
+from piano_engage_sandbox.testing import serving
 
 from tests import warm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from piano_engage_sandbox.server import Server
 
@@ -336,6 +337,13 @@ def engage(tmp_path: Path) -> Engage:
 def make_engage(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engage]:
     """Give a maker of targets that never ran."""
     return lambda: Engage(tmp_path_factory.mktemp("engage"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """Give the tests of a file a sandbox with a bucket; files that need another kind of it have one of that name."""
+    with serving(s3_port=0, rows=5) as one:
+        yield one
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import duckdb
 from target_recurly_engage import ledger as ledger_module
 from target_recurly_engage.catalogue import KEPT
 from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.migrations import MIGRATIONS
 
 from tests.target import shop
 from tests.target.test_cli import answer
@@ -217,7 +218,7 @@ def test_the_tables_of_the_ledger_are_those_that_the_catalogue_keeps(tmp_path: P
 def test_a_ledger_of_version_3_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ledger.duckdb"
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "MIGRATIONS", ledger_module.MIGRATIONS[:3])
+        patch.setattr(ledger_module, "MIGRATIONS", MIGRATIONS[:3])
         patch.setattr(ledger_module, "VERSION", 3)
         old = Ledger(path, memory_limit="100MB")
         old.connection.execute("INSERT INTO subscriptions (user_id) VALUES ('u1')")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KILL = """
 import os
-from target_recurly_engage import run, target
+from target_recurly_engage import run, sources, target
 from target_recurly_engage.delivery import choice, csvs, file
 from target_recurly_engage.shared import ledger as opening
 """
@@ -39,13 +39,13 @@ class Ledger(opening.Ledger):
             {DIE}
 opening.Ledger = Ledger
 """,
-    "before the rows are loaded": f"run.SubscriptionsIntake._load = lambda *a, **k: {DIE}",
+    "before the rows are loaded": f"sources.SubscriptionsIntake._load = lambda *a, **k: {DIE}",
     "after the rows are loaded": f"""
-class Intake(run.SubscriptionsIntake):
+class Intake(sources.SubscriptionsIntake):
     def _load(self, *args, **options):
         super()._load(*args, **options)
         {DIE}
-run.SubscriptionsIntake = Intake
+sources.SubscriptionsIntake = Intake
 """,
     "in the middle of the merge": f"run.make_plan = lambda *a, **k: {DIE}",
     "before the delivery is noted": f"choice.FileDelivery.deliver = lambda *a: {DIE}",

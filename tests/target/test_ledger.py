@@ -12,7 +12,8 @@ import duckdb
 import pytest
 from piano_engage_common.stops import StorageFailed
 from target_recurly_engage import ledger as module
-from target_recurly_engage.ledger import MIGRATIONS, VERSION, Ledger
+from target_recurly_engage.ledger import Ledger
+from target_recurly_engage.migrations import MIGRATIONS, VERSION
 
 from tests.target.conftest import ROUNDS
 

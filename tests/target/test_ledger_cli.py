@@ -9,14 +9,13 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 from piano_engage_common.stops import ConfigRefused, InputRefused, NoInput, StorageFailed
-from piano_engage_sandbox.testing import serving
 from target_recurly_engage.cli import main
 from target_recurly_engage.ledger import Ledger
 
 from tests.target.shelf import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from click.testing import Result
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_session")
 EVENT = "2026-03-28T06:00:00+00:00"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(s3_port=0, rows=5) as one:
-        yield one
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ class Model(RuleBasedStateMachine):
         rows = self.piano if complete or not self.seen else self.changed()
         complete = complete or not self.seen
         try:
-            intake = run.subscriptions()
+            intake = run.sources.subscriptions()
             columns = ["subscription_id", "user_id", "subscription_status", *NAMES[1:]]
             intake.expect("s", {"properties": {column: {} for column in columns}})
             for key, row in rows.items():

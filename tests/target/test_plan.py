@@ -73,7 +73,7 @@ class History:
         """Bring rows, run, and read what was sent with Python's csv."""
         run = Run(self.config, logging.getLogger("test"))
         names = ["subscription_id", "user_id", *NAMES[1:]]
-        intake = run.subscriptions()
+        intake = run.sources.subscriptions()
         intake.expect("s", {"properties": {name: {} for name in names}})
         for key, row in rows.items():
             intake.take_line(record(row | {"subscription_id": key}))

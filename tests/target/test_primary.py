@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from target_recurly_engage.ledger import MIGRATIONS
+from target_recurly_engage.migrations import MIGRATIONS
 from target_recurly_engage.primary import PrimaryRule
 
 if TYPE_CHECKING:

@@ -294,6 +294,7 @@ def test_a_page_that_does_not_escape_is_found_out(
         return jinja2.Environment(**{**options, "autoescape": False})  # type: ignore[arg-type]  # noqa: S701 - the point
 
     monkeypatch.setattr(report, "Environment", careless)
+    monkeypatch.setattr(report, "page", report.page.__wrapped__)  # not the one that was compiled before
     page.write_text(report.render(shown).replace("Content-Security-Policy", "X"), encoding="utf-8")
     browser.get(page.as_uri())
     with pytest.raises(AssertionError):

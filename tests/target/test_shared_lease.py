@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from piano_engage_common.stops import AccessRefused, ConfigRefused, Outage, StorageFailed
-from piano_engage_sandbox.testing import serving
 from target_recurly_engage.settings import SETTINGS
 from target_recurly_engage.shared import lease as module
 from target_recurly_engage.shared.custody import Custody
@@ -32,12 +31,6 @@ LOGGER = logging.getLogger("tests")
 DEFAULTS = {name: schema.get("default") for name, schema in SETTINGS["properties"].items()}
 pytestmark = pytest.mark.usefixtures("one_session")
 CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(s3_port=0, rows=5) as one:
-        yield one
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from piano_actions.traits import LedgerBusy, Looking
 from piano_engage_common.stops import Outage, StorageFailed
-from piano_engage_sandbox.testing import serving
 from target_recurly_engage.cli import main
 from target_recurly_engage.handover import Message
 from target_recurly_engage.settings import SETTINGS
@@ -34,12 +33,6 @@ INGEST = ("app_id", "api_key", "api_url")
 pytestmark = pytest.mark.usefixtures("one_session")
 LOGGER = logging.getLogger("tests")
 DEFAULTS = {name: schema.get("default") for name, schema in SETTINGS["properties"].items()}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(s3_port=0, rows=5) as one:
-        yield one
 
 
 @pytest.fixture

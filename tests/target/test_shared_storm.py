@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from piano_engage_sandbox.testing import serving
 
 from tests.target.conftest import PATIENCE, ROUNDS, Engage
 from tests.target.shelf import GOES_AWAY, STANDS_STILL, STOPS_AT, Shelf
@@ -32,12 +31,6 @@ LOOSE = {"brake_max_clear_fraction": 1, "brake_min_rows_fraction": 0}
 MOMENTS = [(number, before, machine) for number in range(1, REQUESTS) for before in (True, False) for machine in "ab"]
 SAMPLE = [(8, False, "b"), (12, False, "a")]
 """It is noted what is sent; the new version is pointed to, and nobody here knows."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(s3_port=0, rows=5) as one:
-        yield one
 
 
 @pytest.fixture

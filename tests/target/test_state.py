@@ -33,7 +33,7 @@ TargetRecurlyEngage._process_record_message = fast_path_that_lets_state_out
 # The signal comes while the database is busy: it turns what the handler raises into an error of its own.
 BUSY = """
 import os, threading
-from target_recurly_engage import run
+from target_recurly_engage import run, sources
 from target_recurly_engage.delivery import choice
 def busy(connection):
     threading.Timer(0.3, os.kill, (os.getpid(), {signum})).start()
@@ -50,13 +50,13 @@ TargetRecurlyEngage._handle_termination = noted
 LOADING = (
     BUSY
     + """
-class SlowIntake(run.SubscriptionsIntake):
+class SlowIntake(sources.SubscriptionsIntake):
     def _load(self, *args, **options):
         with self._ledger.transaction():
             self._ledger.connection.execute("INSERT INTO incoming (user_id) VALUES ('half')")
             busy(self._ledger.connection)
         super()._load(*args, **options)
-run.SubscriptionsIntake = SlowIntake
+sources.SubscriptionsIntake = SlowIntake
 """
 )
 COMPARING = (

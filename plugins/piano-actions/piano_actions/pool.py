@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.stops import RunStopped
-from tap_piano.client import PianoRefused, Unanswered
+from tap_piano.answers import PianoRefused, Unanswered
 
 from piano_actions.outcome import Outcome, Status
 from piano_actions.words import outcome

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 from piano_engage_common.stops import RunStopped
-from tap_piano.client import NotFound, PianoRefused
+from tap_piano.answers import NotFound, PianoRefused
 from target_recurly_engage.handover import Message, moment_of
 
 from piano_actions.messages import message_in, messages_of, name_for

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tap_piano.client import NotFound
+from tap_piano.answers import NotFound
 from target_recurly_engage.statuses import WORDS, Meaning
 
 from piano_actions.outcome import Outcome, Status

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tap_piano.client import PianoRefused
+from tap_piano.answers import PianoRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

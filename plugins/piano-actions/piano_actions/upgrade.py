@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import RunStopped
-from tap_piano.client import NotFound, PianoRefused, Unanswered
+from tap_piano.answers import NotFound, PianoRefused, Unanswered
 from target_recurly_engage.statuses import Meaning
 
 from piano_actions import terms

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from piano_engage_common.stops import RunStopped
-from tap_piano.client import PianoRefused, Unanswered
+from tap_piano.answers import PianoRefused, Unanswered
 
 from piano_actions.outcome import Outcome, Status
 from piano_actions.subscriptions import Subscription, is_known, named, of_reader, read

@@ -10,8 +10,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.cli.asking import as_json, json_of, open_ledger
 from target_recurly_engage.contract import contract_of
-from target_recurly_engage.plan import make_plan
-from target_recurly_engage.run import ageing_of
+from target_recurly_engage.plan import ageing_of, make_plan
 from target_recurly_engage.shown import arrows, changes_of, shown, words_of
 from target_recurly_engage.traits import NAMES, TRAITS
 

@@ -10,6 +10,7 @@ from piano_engage_common.stops import exits
 
 from target_recurly_engage import copies
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledger
+from target_recurly_engage.restore import restore
 from target_recurly_engage.shared.place import is_shared
 from target_recurly_engage.shared.snapshots import Snapshots
 
@@ -88,13 +89,13 @@ def backup(config: Mapping[str, Any], file: Path, as_json: bool) -> None:  # noq
         click.echo(f"{file}: {size / 1e6:,.1f} MB, {_told(counts)}")
 
 
-@ledger_group.command()
+@ledger_group.command("restore")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--version", "version", help="Of a ledger on S3: a version that `show` lists, instead of FILE.")
 @click.option("--as-is", is_flag=True, help="Engage was told nothing since, so nobody need be told again.")
 @as_json
 @click.pass_obj
-def restore(
+def restore_ledger(
     config: Mapping[str, Any],
     file: Path | None,
     version: str | None,
@@ -109,7 +110,7 @@ def restore(
         msg = "--version is for a ledger on S3"
         raise click.UsageError(msg)
     with exits(LOGGER):
-        done = copies.restore(config, file or str(version), LOGGER, as_is=as_is)
+        done = restore(config, file or str(version), LOGGER, as_is=as_is)
     if as_json:
         answer = {"subscriptions": done.subscriptions, "readers": done.readers, "told_again": done.again}
         click.echo(json_of(answer | {"aside": str(done.aside) if done.aside else None}))

@@ -11,9 +11,10 @@ import click
 from piano_engage_common.stops import SidesDiffer, storage_errors
 
 from target_recurly_engage.cli.asking import as_json, json_of, now_of, open_ledger
-from target_recurly_engage.contract import RECONCILE_ROLE, contract_of, streams_of
+from target_recurly_engage.contract import contract_of
 from target_recurly_engage.reconcile import reconcile, words_of
 from target_recurly_engage.roles import ApiIntake
+from target_recurly_engage.streams import RECONCILE_ROLE, streams_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

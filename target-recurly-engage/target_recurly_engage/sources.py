@@ -1,0 +1,149 @@
+"""What came in one run: each source is collected by its role, and the ledger is brought up to date with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from piano_engage_common.duck import name
+
+from target_recurly_engage.catalogue import KEPT, merge_catalogue
+from target_recurly_engage.merge import merge, merge_api, merge_users
+from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterable
+
+    from piano_engage_common.progress import Progress
+
+    from target_recurly_engage.brake import Brake
+    from target_recurly_engage.contract import Contract
+    from target_recurly_engage.intake import Intake
+    from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.streams import UsersStream
+    from target_recurly_engage.summary import Summary
+    from target_recurly_engage.traits import Trait, Wording
+
+
+class Sources:
+    """The sources of one run.
+
+    Args:
+        ledger: is brought up to date.
+        summary: is told what came and what it did.
+        brake: looks at what came.
+        progress: is told how far the merging is.
+        logger: of what somebody should look at.
+    """
+
+    def __init__(
+        self, ledger: Ledger, *, summary: Summary, brake: Brake, progress: Progress, logger: logging.Logger
+    ) -> None:
+        """Begin with none."""
+        self._ledger = ledger
+        self._summary = summary
+        self._brake = brake
+        self._progress = progress
+        self._logger = logger
+        self._subscriptions: SubscriptionsIntake | None = None
+        self._users: dict[str, UsersIntake] = {}
+        self._catalogue: dict[str, CatalogueIntake] = {}
+        self._api: ApiIntake | None = None
+        self._complete: dict[Intake, bool] = {}
+
+    # Taking in
+
+    def subscriptions(self) -> Intake:
+        """Give what collects subscriptions, of whichever streams."""
+        self._subscriptions = self._subscriptions or SubscriptionsIntake(self._ledger)
+        return self._subscriptions
+
+    def users(self, stream: UsersStream) -> Intake:
+        """Give what collects the rows of a stream of users."""
+        if stream.stream not in self._users:
+            self._users[stream.stream] = UsersIntake(self._ledger, stream)
+        return self._users[stream.stream]
+
+    def api(self) -> Intake:
+        """Give what collects Piano's API list of subscriptions, which is only compared."""
+        self._api = self._api or ApiIntake(self._ledger)
+        return self._api
+
+    def catalogue(self, role: str) -> Intake:
+        """Give what collects a part of what the publisher sells, of whichever streams."""
+        if role not in self._catalogue:
+            self._catalogue[role] = CatalogueIntake(self._ledger, KEPT[role])
+        return self._catalogue[role]
+
+    def finish(self) -> None:
+        """Load what still waits, count what came, and find out which sources are complete.
+
+        Raises:
+            ConfigRefused: rows belong to another application than the ledger.
+            InputRefused: rows are not complete.
+        """
+        intakes = [*([self._subscriptions] if self._subscriptions else []), *self._users.values()]
+        beside = [*self._catalogue.values(), *([self._api] if self._api else [])]
+        self._complete = {intake: intake.finish() for intake in (*intakes, *beside)}
+        self._summary.rows = sum(intake.rows for intake in intakes)
+        self._summary.rejected = sum(intake.blank for intake in intakes)
+        self._summary.erased = sum(intake.erased for intake in (*intakes, *beside))
+
+    # Merging
+
+    def merge(self, contract: Contract) -> None:
+        """Bring the ledger up to date with what came; to be called inside a transaction."""
+        if self._subscriptions:
+            self._merge_subscriptions(self._subscriptions, contract)
+        for one in self._catalogue.values():
+            self._merge_catalogue(one)
+        for intake in self._users.values():
+            self._merge_users(intake, contract)
+        if self._api:
+            self._summary.api = merge_api(self._ledger, self._api.table, complete=self._complete[self._api])
+
+    def _merge_subscriptions(self, intake: SubscriptionsIntake, contract: Contract) -> None:
+        complete = self._complete[intake]
+        self._check_columns("the export", intake, contract.own, contract.wording)
+        with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
+            done = merge(self._ledger, complete=complete)
+        self._summary.merge = done
+        self._brake.check_rows("the subscription log", done, complete=complete)
+        if not complete and intake.rows and not done.before:
+            self._logger.warning(
+                "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
+                "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"
+            )
+
+    def _merge_users(self, intake: UsersIntake, contract: Contract) -> None:
+        stream, complete = contract.stream(intake.stream.stream), self._complete[intake]
+        self._check_columns(stream.stream, intake, stream.traits, contract.wording)
+        for trait in stream.traits:
+            if trait.key not in intake.columns:  # it did not come, which is not the same as empty
+                self._ledger.connection.execute(f"ALTER TABLE {intake.table} DROP COLUMN {name(trait.key)}")
+        done = merge_users(self._ledger, stream, intake.table, complete=complete)
+        self._summary.users[stream.stream] = done
+        self._brake.check_rows(stream.stream, done, complete=complete)
+
+    def _merge_catalogue(self, intake: CatalogueIntake) -> None:
+        """Publishers take promotions away, and few make a large share; only that none is left is not believed."""
+        complete = self._complete[intake]
+        if intake.blank:
+            self._logger.warning(
+                "%s: %d row(s) have no %s and are left out", intake.kept.role, intake.blank, intake.kept.key
+            )
+        done = merge_catalogue(self._ledger, intake.kept, intake.table, complete=complete)
+        self._summary.catalogue[intake.kept.role] = done
+        self._brake.check_rows(intake.kept.role, done, complete=complete and not done.came)
+
+    def _check_columns(self, stream: str, intake: Intake, traits: Iterable[Trait], wording: Wording) -> None:
+        if intake.rows:
+            absent = (trait for trait in traits if trait.key not in intake.columns)
+            self._brake.check_columns(stream, (trait.key for trait in absent if self._was_told(trait, wording)))
+
+    def _was_told(self, trait: Trait, wording: Wording) -> bool:
+        """Whether Engage has a value of the trait for anybody, other than the one that clears it."""
+        if trait.name not in self._ledger.columns("delivered"):
+            return False
+        query = f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> ?"
+        return self._ledger.count(query, wording.clear_value(trait)) > 0

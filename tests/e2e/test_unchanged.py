@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tap_piano.tap import TapPiano
 
 from tests import warm
 from tests.e2e.test_samples import DAY_1, DAY_4, NOW, ZONE
@@ -38,9 +39,15 @@ class Nights:
         """Write the night's export over the last one."""
         shutil.copyfile(export, self.folder / "log.csv")
 
-    def run(self, *, full: bool = False, script: str = "") -> int:
-        """Run both as Meltano would; gives the target's exit code, and keeps the state."""
-        state, folder = self.folder / "state.json", self.folder
+    def run(self, job: str = "", *, full: bool = False, script: str = "") -> int:
+        """Run both as Meltano would; gives the target's exit code, and keeps the state.
+
+        Args:
+            job: names whose state it is; that of `snapshot` reads the whole table.
+            full: without a state.
+            script: runs in the target.
+        """
+        state, folder = self.folder / f"state{job}.json", self.folder
         tap = {"export_path": str(folder / "log.csv"), "rejects_path": str(folder / "rejects")}
         target = {
             "ledger": str(folder / "ledger.duckdb"), "output_path": str(folder / "ingest"),
@@ -50,6 +57,11 @@ class Nights:
         (folder / "target.json").write_text(json.dumps(target))
         options: list[object] = ["--config", folder / "tap.json"]
         options += ["--state", state] if state.exists() and not full else []
+        if job == "snapshot":
+            catalog = TapPiano(config=tap).catalog_dict
+            catalog["streams"][0].update(replication_method="FULL_TABLE", replication_key=None)
+            (folder / "catalog.json").write_text(json.dumps(catalog))
+            options += ["--catalog", folder / "catalog.json"]
         source, drain = os.pipe()
         with (folder / "log").open("ab") as log, (folder / "out").open("w+b") as out:
             both = [warm.start("tap-piano", options, stdout=drain, stderr=log)]
@@ -79,6 +91,16 @@ class Nights:
 @pytest.fixture
 def nights(tmp_path: Path) -> Nights:
     return Nights(tmp_path)
+
+
+def test_an_hourly_job_and_a_nightly_one_pass_by_the_same_export_in_turn(nights: Nights) -> None:
+    for export, files in ((DAY_1, 1), (DAY_4, 2)):
+        nights.bring(export)
+        assert [nights.run(job) for job in ("log", "snapshot", "log", "log", "snapshot", "log")] == [0] * 6
+        read = [one["rows"]["read"] > 0 for one in nights.summaries[-6:]]
+        assert (read, nights.files) == ([True, True, False, False, False, False], files)
+    (nights.folder / "ledger.duckdb").unlink()
+    assert [nights.run(job) for job in ("log", "snapshot")] == [REFUSED, REFUSED]
 
 
 def test_nights_of_one_file_whose_name_stays(nights: Nights) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from piano_engage_dags.plan import DEADLINE, DagPlan, plan
 from piano_engage_dags.settings import Settings
 from piano_engage_dags.told import Told, may_retry
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def schedule(
@@ -122,6 +126,18 @@ def test_minutes_that_are_none_are_told_by_the_dag(minutes: str) -> None:
     if minutes:
         with pytest.raises(ValueError, match="must be a number of minutes"):
             Settings.of({DEADLINE: minutes})
+
+
+def test_settings_of_the_utility_are_read_by_the_dags_and_its_folders_exist() -> None:
+    project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
+    (utility,) = [one for one in project["plugins"]["utilities"] if one["name"] == "airflow"]
+    values = {setting["env"]: setting.get("value") for setting in utility["settings"]}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins/airflow/dags").rglob("*.py"))
+    assert [env for env in values if env.startswith("PIANO_ENGAGE_") and f'"{env}"' not in source] == []
+    given = {env: str(value) for env, value in values.items() if env.startswith("PIANO_ENGAGE_") and value is not None}
+    assert Settings.of(given) == Settings.of({}), "the utility's values are the defaults"
+    for env in ("AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__CORE__PLUGINS_FOLDER"):
+        assert (ROOT / values[env].removeprefix("$MELTANO_PROJECT_ROOT/")).is_dir()
 
 
 @pytest.mark.parametrize(("text", "minutes"), [("", None), ("0", None), ("45", 45)])

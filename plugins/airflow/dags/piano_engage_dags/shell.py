@@ -54,7 +54,8 @@ def _words(one: DagPlan) -> str:
         return one.problem
     lines = [f"- **{app.name}** (`{app.schedule}`): `{'`, `'.join(shlex.join(step.blocks) for step in app.steps)}`"
              for app in one.applications]  # fmt: skip
-    return "\n".join(["Made from the project's schedules:", "", *lines])
+    late = [] if one.deadline is None else ["", f"A run is late after {one.deadline:g} minutes."]
+    return "\n".join(["Made from the project's schedules:", "", *lines, *late])
 
 
 def _fill(settings: Settings, one: DagPlan) -> None:

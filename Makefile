@@ -20,7 +20,7 @@ WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/requirements/%.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint types browser postgres docs constraints check-constraints setup benchmark kill-test \
+.PHONY: help run test coverage lint types browser postgres docs constraints check-constraints setup shared benchmark kill-test \
   fault-test reuse-test actions-test airflow-test airflow-constraints app clean
 
 help: ## Show this list
@@ -49,6 +49,9 @@ postgres: ## Bring PostgreSQL for the tests of the actions' notes, where that is
 	@sh scripts/postgres.sh >/dev/null || true
 
 setup: .meltano/.plugins ## Install Meltano and the plugins
+
+shared: .venv/.run ## Bring what Meltano needs for a database in PostgreSQL and state on S3
+	@$(UV) sync -q --frozen --no-dev --inexact --group shared
 
 benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the figures stand in docs/benchmarks.md
 	@$(UV) sync -q --frozen --inexact --group benchmark
@@ -92,7 +95,7 @@ docs: .venv/.dev ## Write the settings of both plugins, from --about, into melta
 constraints: ## Pin the plugins' environments anew from uv.lock
 	@$(MAKE) --no-print-directory -B $(CONSTRAINTS)
 
-plugins/requirements/%.txt: uv.lock | $(UV)
+$(CONSTRAINTS): plugins/requirements/%.txt: uv.lock | $(UV)
 	@$(EXPORT) --package $(call package,$*) -o $@ >/dev/null
 
 check-constraints: | $(UV) ## Fail when the pins are older than uv.lock

@@ -4,7 +4,8 @@ What they hold decides, never their names or times: an exporter may write each n
 the same size and, after a copy, with an older time. The stream's bookmark keeps, under :data:`KEY`,
 
 ``signature``
-    of what was handed on in full;
+    of what was handed on in full: who did, which is the settings and the way of reading; a hyphen; and the content of
+    the files. Two that read the same files, such as an hourly job and a nightly one, differ in the first part only;
 ``after``
     the signature of what was handed on before it, when only changes since then were sent: who has not taken that in
     lacks rows. A run that had nothing to read builds on what it claims itself. None when all rows were sent.
@@ -69,7 +70,10 @@ def signature(
                     content.update(block)
                     done += len(block)
             contents.append(content.hexdigest())
-    facts = [*made_by, sorted(properties), method, contents]
+    return f"{_digest([*made_by, sorted(properties), method])[:16]}-{_digest(contents)}"
+
+
+def _digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -4,11 +4,15 @@ A tap that has handed on an export may pass it by the next time, for its state s
 meanwhile, or an older copy of it put back, readers would stay untold and nobody would hear of it. So a bookmark may
 hold, under :data:`KEY`, a ``signature`` of what was handed on and, in ``after``, the signature of what that builds on;
 the ledger keeps the signatures in the transaction that takes the rows in. A state without the key claims nothing.
+
+Several taps may read the same export for one ledger, each with a state of its own. So a signature ends with a hyphen
+and what names the content alone; one without a hyphen is all content.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import ConfigRefused
@@ -56,15 +60,15 @@ def take_at_its_word(ledger: Ledger, claim: Claim) -> None:
     """
     taken = _taken(ledger, claim.stream)
     newest = taken[-1] if taken else None
-    standing = claim.after == newest if claim.after == claim.signature else claim.after in taken
-    if claim.after is not None and not standing:
+    unchanged = claim.after is not None and claim.after == claim.signature
+    if claim.after is not None and claim.after not in (_of_one_content(taken) if unchanged else taken):
         msg = (
             f"the state of stream {claim.stream!r} says that an export was handed on which this ledger has not taken "
             f"in: {ledger.path} is another ledger, a new one, or an older copy. Nothing was sent. Run once with "
             "--full-refresh, so that the tap sends everything again."
         )
         raise ConfigRefused(msg)
-    if claim.signature != newest:
+    if claim.signature != newest and not unchanged:
         ledger.connection.execute(
             "INSERT INTO taken_in (number, stream, signature) VALUES (?, ?, ?)",
             [len(taken) + 1, claim.stream, claim.signature],
@@ -75,6 +79,12 @@ def _taken(ledger: Ledger, stream: str) -> list[str | None]:
     """List what the ledger has taken in of a stream, the newest last; None is what nobody can name."""
     query = "SELECT signature FROM taken_in WHERE stream = ? ORDER BY number"
     return [signature for (signature,) in ledger.connection.execute(query, [stream]).fetchall()]
+
+
+def _of_one_content(taken: Iterable[str | None]) -> list[str | None]:
+    """List the newest of what was taken in, back to where the content was another one."""
+    groups = groupby(reversed(list(taken)), key=lambda one: one and one.rpartition("-")[2])
+    return list(next(groups)[1]) if taken else []
 
 
 def _within(value: object, name: str) -> Any:  # noqa: ANN401 - JSON

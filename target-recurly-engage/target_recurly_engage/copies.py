@@ -82,12 +82,12 @@ def write_copy(ledger: Ledger, path: Path) -> dict[str, int]:
 
 
 def backup(config: Mapping[str, Any], path: Path, logger: logging.Logger) -> dict[str, int]:
-    """Write a copy of the ledger to *path*, and count its rows by table.
+    """Write a copy of the ledger to *path*, and count its rows by table; waits for a run that has it (`ledger_wait`).
 
     Raises:
         RunStopped: it cannot be read, or the copy not be written.
     """
-    with open_for_reading(config, logger) as ledger:
+    with open_for_reading(config, logger, wait=float(config.get("ledger_wait") or 0)) as ledger:
         return write_copy(ledger, path)
 
 

@@ -273,8 +273,11 @@ class Ledger:
             Outage: it is not, or nobody can tell.
         """
 
-    def give_back(self) -> None:
+    def give_back(self, *, passing: bool = False) -> None:
         """Let others have the ledger as it is now; it must be closed. Once is enough.
+
+        Args:
+            passing: a run failed or was for show, so among earlier states this one is none to go back to.
 
         Raises:
             RunStopped: they do not have it.

@@ -313,7 +313,7 @@ class Run:
             return
         self._gave_back = True
         try:
-            self._ledger.give_back()
+            self._ledger.give_back(passing=failing or self._dry)
         except RunStopped as stop:
             if failing:
                 self._logger.error("%s", stop)  # noqa: TRY400 - the message is for the person

@@ -1,4 +1,4 @@
-"""The DAGs in a real Airflow, as `make airflow-test` runs it: three applications, an outage, a brake, and the UI.
+"""The DAGs in a real Airflow, as `make airflow-test` runs it: three applications, an outage, a brake, a late run, UI.
 
 Airflow has an environment of its own and, here, a database and a port of its own. Tasks run the real `meltano run` of
 the real pair, against the sandbox.
@@ -73,6 +73,7 @@ def project(server: Server, folder: Path) -> dict[str, Any]:
         {"name": "night", "tasks": [PAIR.format("")]},
         {"name": "outage", "tasks": [PAIR.format("-north")]},
         {"name": "brake", "tasks": [PAIR.format("-south")]},
+        {"name": "late", "tasks": [PREVIEW.format("")]},
     ]
     schedules += [
         {"name": "night", "interval": "5 3 * * *", "job": "night", "env": {"TARGET_RECURLY_ENGAGE_DRY_RUN": "true"}},
@@ -86,6 +87,7 @@ def project(server: Server, folder: Path) -> dict[str, Any]:
             "TARGET_RECURLY_ENGAGE_SOUTH_TRAIT_PREFIX": "other_",
             "TARGET_RECURLY_ENGAGE_SOUTH_BRAKE_MAX_CHANGE_FRACTION": "0.01",
         }},
+        {"name": "late", "interval": "@daily", "job": "late", "env": {"PIANO_ENGAGE_DEADLINE": "0.01"}},
     ]  # fmt: skip
     return {
         "requires_meltano": ">=4.4", "project_id": "airflow-test", "default_environment": "prod",
@@ -157,8 +159,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
             "HOME": str(folder), "LANG": "C.UTF-8", "AIRFLOW_HOME": str(home), "MELTANO_PROJECT_ROOT": str(folder),
             "PIANO_ENGAGE_MELTANO": str(Path(sys.executable).with_name("meltano")),
             "PIANO_ENGAGE_RETRIES": "2", "PIANO_ENGAGE_RETRY_SECONDS": "1",
-            "PIANO_ENGAGE_ON_FAILURE": str(hook(folder)),
+            "PIANO_ENGAGE_ON_FAILURE": str(hook(folder)), "PIANO_ENGAGE_DEADLINE": "30",
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "plugins" / "airflow" / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins" / "airflow" / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "false", "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "2", "AIRFLOW__API__PORT": str(port),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
@@ -182,9 +185,16 @@ def keep_logs(home: Path) -> None:
 def hook(folder: Path) -> Path:
     """Write the program that is called when a step failed for good."""
     path = folder / "hook"
-    path.write_text(f'#!/bin/sh\necho "$1 $2 $3 $4" >> {folder / "alarms"}\n')
+    path.write_text(f'#!/bin/sh\necho "$1,$2,$3,$4" >> {folder / "alarms"}\n')
     path.chmod(0o755)
     return path
+
+
+def alarms(folder: Path, task: str) -> set[tuple[str, ...]]:
+    """Give with which words that program was called for tasks that begin so."""
+    path = folder / "alarms"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {words for words in (tuple(line.split(",")) for line in lines) if words[2:3] and words[2].startswith(task)}
 
 
 def airflow(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -210,7 +220,7 @@ def standing(places: tuple[Path, dict[str, str]]) -> Iterator[Airflow]:
                     one.token = one.ask("/auth/token")["access_token"]
                 except OSError:
                     continue
-            while one.ask("/api/v2/dags")["total_entries"] < 4:
+            while one.ask("/api/v2/dags")["total_entries"] < 5:
                 assert time.monotonic() < deadline
                 time.sleep(1)
             yield one
@@ -224,7 +234,7 @@ def standing(places: tuple[Path, dict[str, str]]) -> Iterator[Airflow]:
 
 def test_all_dags_are_read_without_a_warning(places: tuple[Path, dict[str, str]], standing: Airflow) -> None:
     listed = standing.ask("/api/v2/dags")["dags"]
-    assert {one["dag_id"] for one in listed} == {"log", "night", "outage", "brake"}
+    assert {one["dag_id"] for one in listed} == {"log", "night", "outage", "brake", "late"}
     assert standing.ask("/api/v2/importErrors")["total_entries"] == 0
     assert standing.ask("/api/v2/dagWarnings")["total_entries"] == 0
     script = "import warnings; warnings.simplefilter('error'); import piano_engage_dags.shell as s; s.load()"
@@ -256,17 +266,43 @@ def test_one_run_of_each_kind_succeeds_and_failures_are_tried_again_only_after_a
     assert (state, task["state"], task["try_number"]) == ("failed", "failed", 1)
     state, (task,) = standing.run("outage")
     assert (state, task["state"], task["try_number"]) == ("failed", "failed", 3)
-    alarms = {tuple(line.split()) for line in (folder / "alarms").read_text().splitlines()}
     step = "application.1-tap-piano-{0}-target-recurly-engage-{0}"
-    assert alarms == {
+    assert alarms(folder, "application") == {
         ("brake", "base", step.format("south"), "loaders=80"), ("outage", "base", step.format("north"), "loaders=75"),
     }  # fmt: skip
+
+
+def test_a_late_run_is_told_while_it_runs_and_one_in_time_is_not(
+    places: tuple[Path, dict[str, str]], standing: Airflow
+) -> None:
+    """The run has less than a second, which it never makes; that of `night` has half an hour."""
+    assert standing.run("night")[0] == "success"
+    assert standing.run("late")[0] == "success", "it is told, not ended"
+    deadline = time.monotonic() + PATIENCE
+    while not (told := alarms(places[0], "deadline")):
+        assert time.monotonic() < deadline, standing.ask("/ui/dags/late/dagRuns/~/deadlines")
+        time.sleep(1)
+    assert told == {("late", "", "deadline", "minutes=0.01")}
+    missed = standing.ask("/ui/dags/~/dagRuns/~/deadlines?missed=true")["deadlines"]
+    assert {one["dag_id"] for one in missed} == {"late"}
+
+
+def test_a_deadline_whose_hook_the_triggerer_would_not_find_is_told_by_airflow(
+    places: tuple[Path, dict[str, str]],
+) -> None:
+    environment = dict(places[1])
+    del environment["AIRFLOW__CORE__PLUGINS_FOLDER"]
+    command = [str(PROGRAM), "dags", "list-import-errors", "--local", "--output=plain"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "AIRFLOW__CORE__PLUGINS_FOLDER" in done.stdout
+    done = subprocess.run(command, env=places[1], capture_output=True, text=True, check=False)
+    assert "AIRFLOW__CORE__PLUGINS_FOLDER" not in done.stdout
 
 
 def test_the_ui_shows_the_dags(standing: Airflow, tmp_path: Path) -> None:
     with started(tmp_path / "profile", "--window-size=1280,800") as browser:
         browser.get(f"{standing.url}/dags")
-        names = {"log", "night", "brake", "outage"}
+        names = {"log", "night", "brake", "outage", "late"}
         WebDriverWait(browser, 120).until(
             lambda page: names <= {one.text.strip() for one in page.find_elements(By.CSS_SELECTOR, "a")}
         )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from piano_engage_dags.plan import DagPlan, plan
+import yaml
+from piano_engage_dags.plan import DEADLINE, DagPlan, plan
+from piano_engage_dags.settings import Settings
 from piano_engage_dags.told import Told, may_retry
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def schedule(
@@ -21,8 +26,10 @@ def schedule(
     }
 
 
-def planned(*schedules: dict[str, Any], elt: tuple[dict[str, Any], ...] = ()) -> dict[str, DagPlan]:
-    plans = plan({"schedules": {"job": list(schedules), "elt": list(elt)}})
+def planned(
+    *schedules: dict[str, Any], elt: tuple[dict[str, Any], ...] = (), deadline: float | None = None
+) -> dict[str, DagPlan]:
+    plans = plan({"schedules": {"job": list(schedules), "elt": list(elt)}}, deadline=deadline)
     assert len({one.id for one in plans}) == len(plans), "two DAGs of one id hide each other"
     return {one.id: one for one in plans}
 
@@ -93,6 +100,50 @@ def test_what_stands_in_quotes_is_one_argument() -> None:
 def test_the_order_of_the_export_changes_nothing() -> None:
     given = [schedule(name, [LOG]) for name in ("b", "a--x", "a", "c--y")]
     assert list(planned(*given)) == list(planned(*reversed(given))) == ["a", "b", "c"]
+
+
+def test_a_run_is_late_after_the_minutes_of_its_schedule_or_else_those_of_the_settings() -> None:
+    own: dict[str, dict[str, Any]] = {"log": {}, "night": {DEADLINE: 90}, "free": {DEADLINE: "0"}}
+    given = [schedule(name, [LOG], env=env) for name, env in own.items()]
+    assert {name: one.deadline for name, one in planned(*given).items()} == {"log": None, "night": 90, "free": None}
+    assert {name: one.deadline for name, one in planned(*given, deadline=20).items()} == {
+        "log": 20, "night": 90, "free": None,
+    }  # fmt: skip
+
+
+def test_applications_of_one_dag_are_late_with_the_first_of_them() -> None:
+    given = [schedule("log", [LOG]), *(schedule(f"log--{n}", [LOG], env={DEADLINE: n}) for n in ("50", "7.5"))]
+    (log,) = planned(*given, deadline=20).values()
+    assert (len(log.applications), log.deadline) == (3, 7.5)
+
+
+@pytest.mark.parametrize("minutes", ["soon", "-1", "nan", "inf", ""])
+def test_minutes_that_are_none_are_told_by_the_dag(minutes: str) -> None:
+    found = planned(schedule("log", [LOG], env={DEADLINE: minutes}), schedule("night", [LOG]))
+    assert found["log"].applications == ()
+    assert "schedule log: PIANO_ENGAGE_DEADLINE must be a number of minutes" in str(found["log"].problem)
+    assert found["night"].problem is None
+    if minutes:
+        with pytest.raises(ValueError, match="must be a number of minutes"):
+            Settings.of({DEADLINE: minutes})
+
+
+def test_settings_of_the_utility_are_read_by_the_dags_and_its_folders_exist() -> None:
+    project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
+    (utility,) = [one for one in project["plugins"]["utilities"] if one["name"] == "airflow"]
+    values = {setting["env"]: setting.get("value") for setting in utility["settings"]}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins/airflow/dags").rglob("*.py"))
+    assert [env for env in values if env.startswith("PIANO_ENGAGE_") and f'"{env}"' not in source] == []
+    given = {env: str(value) for env, value in values.items() if env.startswith("PIANO_ENGAGE_") and value is not None}
+    assert Settings.of(given) == Settings.of({}), "the utility's values are the defaults"
+    for env in ("AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__CORE__PLUGINS_FOLDER"):
+        assert (ROOT / values[env].removeprefix("$MELTANO_PROJECT_ROOT/")).is_dir()
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("", None), ("0", None), ("45", 45)])
+def test_without_a_setting_no_run_is_late(text: str, minutes: float | None) -> None:
+    assert Settings.of({DEADLINE: text}).deadline == minutes
+    assert Settings.of({}).deadline is None
 
 
 @pytest.mark.parametrize(

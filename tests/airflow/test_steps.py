@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,6 +182,19 @@ def test_meltano_is_asked_once_until_the_project_changes(tmp_path: Path) -> None
     assert exported(settings, cache)["schedules"]["job"][0]["cron_interval"] == "0 0 * * *"
     with pytest.raises(RuntimeError, match="gone"):
         exported(gone, cache)
+
+
+def test_to_be_asked_makes_the_database_of_all_runs_once(tmp_path: Path) -> None:
+    """Two first runs at once would both make it, and one of them fail."""
+    (tmp_path / "meltano.yml").write_text(PROJECT)
+    environ = {"MELTANO_PROJECT_ROOT": str(tmp_path), "PIANO_ENGAGE_MELTANO": str(MELTANO)}
+    for path, more in (
+        (".meltano/meltano.db", {}),
+        ("other.db", {"MELTANO_DATABASE_URI": f"sqlite:///{tmp_path}/other.db"}),
+    ):
+        exported(Settings.of(environ | more), tmp_path / "cache" / "schedules.json")
+        with closing(sqlite3.connect(tmp_path / path)) as base:
+            assert {"runs", "state"} <= {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
 
 
 def test_a_meltano_that_hangs_or_fails_is_told_in_words(settings: Settings, tmp_path: Path) -> None:

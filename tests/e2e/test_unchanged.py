@@ -38,10 +38,17 @@ class Nights:
         """Write the night's export over the last one."""
         shutil.copyfile(export, self.folder / "log.csv")
 
-    def run(self, *, full: bool = False, script: str = "") -> int:
-        """Run both as Meltano would; gives the target's exit code, and keeps the state."""
-        state, folder = self.folder / "state.json", self.folder
+    def run(self, job: str = "", *, full: bool = False, script: str = "") -> int:
+        """Run both as Meltano would; gives the target's exit code, and keeps the state.
+
+        Args:
+            job: names whose state it is; that of `snapshot` reads in a way of its own.
+            full: without a state.
+            script: runs in the target.
+        """
+        state, folder = self.folder / f"state{job}.json", self.folder
         tap = {"export_path": str(folder / "log.csv"), "rejects_path": str(folder / "rejects")}
+        tap |= {"lookback": 7} if job == "snapshot" else {}
         target = {
             "ledger": str(folder / "ledger.duckdb"), "output_path": str(folder / "ingest"),
             "runs_path": str(folder / "runs"), "timezone": ZONE, "as_of": NOW[DAY_4], "traits": "all",
@@ -79,6 +86,16 @@ class Nights:
 @pytest.fixture
 def nights(tmp_path: Path) -> Nights:
     return Nights(tmp_path)
+
+
+def test_an_hourly_job_and_a_nightly_one_pass_by_the_same_export_in_turn(nights: Nights) -> None:
+    for export, files in ((DAY_1, 1), (DAY_4, 2)):
+        nights.bring(export)
+        assert [nights.run(job) for job in ("log", "snapshot", "log", "log", "snapshot", "log")] == [0] * 6
+        read = [one["rows"]["read"] > 0 for one in nights.summaries[-6:]]
+        assert (read, nights.files) == ([True, True, False, False, False, False], files)
+    (nights.folder / "ledger.duckdb").unlink()
+    assert [nights.run(job) for job in ("log", "snapshot")] == [REFUSED, REFUSED]
 
 
 def test_nights_of_one_file_whose_name_stays(nights: Nights) -> None:

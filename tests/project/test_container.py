@@ -80,7 +80,7 @@ def test_the_image_is_installed_as_make_does_with_the_same_pins() -> None:
     assert version
     runs = of("RUN")
     assert f"pip install --no-cache-dir uv=={version[1]}" in runs
-    assert "uv sync --frozen --no-dev" in runs
+    assert "uv sync --frozen --no-dev --group shared" in runs, "containers share their database"
     assert "$(UV) sync -q --frozen --no-dev" in makefile
     assert ".venv/bin/meltano install $PLUGINS" in runs
     (plugins,) = re.findall(r'PLUGINS="(.*)"', " ".join(of("ARG")))

@@ -44,6 +44,10 @@ def test_what_meltano_is_asked_to_do_exists(command: str) -> None:
             plugin, _, task = one.partition(":")
             assert one in JOBS or plugin in PLUGINS, one
             assert not task or task in PLUGINS[plugin]["commands"], one
+    elif verb == "state":
+        tap, to, target = rest[1].removeprefix("prod:").partition("-to-")
+        assert (rest[0], to) == ("clear", "-to-")
+        assert {tap, target} <= PLUGINS.keys()
     else:
         assert verb == "schedule"
         assert rest[0] in {"list", "run"}
@@ -51,7 +55,7 @@ def test_what_meltano_is_asked_to_do_exists(command: str) -> None:
 
 
 def test_other_commands_exist() -> None:
-    programs = {words(command)[0] for command in COMMANDS}
+    programs = {found[0] for command in COMMANDS if (found := words(command))}
     assert programs <= {"meltano", "recurly-engage", "make", "uv", "export", "docker", "git", "cp"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in COMMANDS:

@@ -34,15 +34,26 @@ def server() -> Iterator[Server]:
         yield one
 
 
+def linked(folder: Path) -> Path:
+    """Make a fresh folder with the project file and the plugins that `make setup` installed, and nothing else."""
+    (folder / ".meltano").mkdir(parents=True)
+    shutil.copy(ROOT / "meltano.yml", folder)
+    for kind in ("extractors", "loaders", "utilities"):
+        (folder / ".meltano" / kind).symlink_to(ROOT / ".meltano" / kind)
+    return folder
+
+
+def newest(runs: Path) -> dict[str, Any]:
+    """Read the summary of the last run in a folder of summaries."""
+    path = max(runs.glob("*.json"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 class Checkout:
     """A fresh folder with the project file, and nothing that a run of another folder left."""
 
     def __init__(self, folder: Path, server: Server) -> None:
-        self.folder, self.server = folder, server
-        (folder / ".meltano").mkdir(parents=True)
-        shutil.copy(ROOT / "meltano.yml", folder)
-        for kind in ("extractors", "loaders", "utilities"):
-            (folder / ".meltano" / kind).symlink_to(ROOT / ".meltano" / kind)
+        self.folder, self.server = linked(folder), server
 
     def meltano(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         shelf = Shelf(self.server, "titles/one.duckdb").settings(self.folder / "cache")
@@ -70,8 +81,7 @@ class Checkout:
             "run", "--no-install", "tap-piano", "target-recurly-engage", TAP_PIANO_EXPORT_PATH=str(export)
         )
         assert done.returncode == 0, done.stderr
-        newest = max((self.folder / "runs").glob("*.json"))
-        return dict(json.loads(newest.read_text(encoding="utf-8")))
+        return newest(self.folder / "runs")
 
 
 def export(path: Path, changed: int) -> Path:

@@ -159,6 +159,16 @@ def test_settings_that_change_no_row_do_not(name: str, export: Path, tmp_path: P
     assert skipped(sync(export, state=last_state(sync(export)), **{name: other[name]}))
 
 
+def test_of_one_file_the_two_ways_of_reading_differ_in_the_first_part_of_their_signatures_only(
+    export: Path, tap: Tap, sync: Tap
+) -> None:
+    catalog = json.loads(tap(export, "--discover").out)
+    log = claim(sync(export))["signature"].split("-")
+    catalog["streams"][0].update(replication_method="FULL_TABLE", replication_key=None)
+    snapshot = claim(sync(export, catalog=catalog))["signature"].split("-")
+    assert (len(log), log[0] == snapshot[0], log[1] == snapshot[1]) == (2, False, True)
+
+
 def test_no_state_has_all_read(export: Path, sync: Tap) -> None:
     sync(export)
     assert len(sync(export).records) == 3

@@ -121,6 +121,10 @@ class Shelf:
         """Put something below the ledger's folder."""
         self.server.sandbox.part(Bucket)._storage.put(f"{self.key}/{key}", content)  # type: ignore[union-attr]
 
+    def remove(self, key: str) -> None:
+        """Remove something below the ledger's folder."""
+        self.server.sandbox.part(Bucket).remove(f"{self.key}/{key}")
+
     @property
     def current(self) -> dict[str, Any]:
         """What ``current.json`` says."""

@@ -113,6 +113,27 @@ def test_an_export_that_is_put_back_is_not_the_newest(engage: Engage) -> None:
     assert_refused(engage, engage.run(unchanged(engage, "A")))
 
 
+def test_two_taps_may_read_one_export_in_turn(engage: Engage) -> None:
+    """As an hourly job and a nightly one do, each with a state of its own; the end of a signature is the content."""
+    for message in (export(engage, "log-A"), export(engage, "night-A")):
+        assert engage.run(message).code == 0
+    for signature in ("log-A", "night-A", "log-A", "log-A"):
+        assert engage.run(unchanged(engage, signature)).code == 0
+    assert taken(engage) == ["log-A", "night-A"]
+    assert engage.run(export(engage, "log-B", "log-A", readers=4)).code == 0
+    assert_refused(engage, engage.run(unchanged(engage, "night-A")))
+    assert engage.run(export(engage, "night-B", "night-A", readers=4)).code == 0
+    assert engage.run(unchanged(engage, "log-B")).code == 0
+
+
+@pytest.mark.parametrize("claim", ["other-A", "A", "log-A-B", "log-B"])
+def test_a_tap_that_handed_nothing_on_is_not_believed_for_another_one_did(claim: str, engage: Engage) -> None:
+    engage.run(export(engage, "log-A"))
+    assert_refused(engage, engage.run(unchanged(engage, claim)))
+    engage.run(export(engage, None, readers=4))
+    assert_refused(engage, engage.run(unchanged(engage, "log-A")))
+
+
 def test_what_nobody_can_name_is_not_passed_by(engage: Engage) -> None:
     engage.run(export(engage, "A"))
     assert engage.run(export(engage, None, readers=4)).code == 0

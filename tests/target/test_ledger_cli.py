@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -95,6 +96,18 @@ def test_a_ledger_in_use_is_left_alone(loaded: Engage, tmp_path: Path) -> None:
             assert (done.returncode, b"in use" in done.stderr) == (StorageFailed.exit_code, True), command
     finally:
         ledger.close()
+
+
+def test_a_backup_waits_for_the_run_that_has_the_ledger(loaded: Engage, tmp_path: Path) -> None:
+    from tests import warm  # noqa: PLC0415 - another process, for a lock is a process's
+
+    path = loaded.folder / "cli.json"
+    path.write_text(json.dumps(loaded.config | {"ledger_wait": 60}), encoding="utf-8")
+    ledger = Ledger(loaded.ledger, memory_limit="100MB")
+    threading.Timer(3.5, ledger.close).start()  # longer than one waits for somebody who only looks
+    done = warm.run("recurly-engage", ["--config", path, "ledger", "backup", tmp_path / "backup.duckdb"])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "backup.duckdb").exists()
 
 
 # Backup and restore

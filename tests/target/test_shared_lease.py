@@ -53,11 +53,11 @@ def take(config: dict[str, Any], who: str = "run") -> SharedLedger:
     return ledger
 
 
-def give_back(ledger: SharedLedger, note: str = "") -> None:
+def give_back(ledger: SharedLedger, note: str = "", *, passing: bool = False) -> None:
     if note:
         ledger.connection.execute("INSERT INTO salt VALUES (?)", [note])
     ledger.close()
-    ledger.give_back()
+    ledger.give_back(passing=passing)
 
 
 def stop(ledger: SharedLedger) -> None:
@@ -85,6 +85,29 @@ def test_only_the_last_versions_are_kept(shelf: Shelf, machine: Callable[..., di
     names = [state["current"]["name"], *(one["name"] for one in state["kept"])]
     assert [name[:6] for name in names] == ["000004", "000003"]
     assert shelf.keys("versions/") == sorted(f"versions/{name}.duckdb" for name in names)
+
+
+def test_versions_of_runs_that_failed_push_none_out_to_which_one_may_go_back(
+    shelf: Shelf, machine: Callable[..., dict[str, Any]]
+) -> None:
+    expected = [
+        "1",
+        "21",
+        "321",
+        "4321",
+        "5321",
+        "6321",
+        "732",
+        "8732",
+        "973",
+    ]  # the newest first, of which three count
+    for number, (kept, failed) in enumerate(zip(expected, "000111010", strict=True), start=1):
+        give_back(take(machine(ledger_versions=3)), str(number), passing=failed == "1")
+        state = shelf.current
+        names = [state["current"]["name"], *(one["name"] for one in state["kept"])]
+        assert "".join(str(int(name[:6])) for name in names) == kept, number
+        assert shelf.keys("versions/") == sorted(f"versions/{name}.duckdb" for name in names)
+    assert shelf.query("SELECT count(*) FROM salt") == [(9,)], "nothing of what failed runs noted is lost"
 
 
 def test_what_nobody_named_is_removed_by_the_next_who_has_it(

@@ -109,6 +109,25 @@ def test_machines_take_turns_and_nobody_is_told_twice(machines: Machines) -> Non
     assert machines.shelf.keys("sending/") == []
 
 
+def test_a_run_that_fails_or_is_for_show_leaves_no_version_to_go_back_to(machines: Machines) -> None:
+    records, known = machines.readers(4), []
+    for code, more in (
+        (0, {}), (80, {"brake_min_rows_fraction": 0.9}), (0, {"dry_run": True}), (75, {"api_url": "http://127.0.0.1:9"}),
+        (0, {}),
+    ):  # fmt: skip
+        given = records[:1] if code == 80 else records
+        for one in records:
+            one["promo_code"] = f"CODE{len(known)}"
+        assert machines.run(given, ledger_versions=2, **more).code == code
+        known.append(machines.shelf.current)
+    good = [known[0]["current"], known[4]["current"]]
+    assert [one["current"]["passing"] for one in known] == [False, True, True, True, False]
+    assert [*known[4]["kept"], known[4]["current"]] == good
+    assert machines.held() == machines.shelf.told()
+    done = machines.ask("ledger", "restore", "--version", good[0]["name"])
+    assert done.exit_code == 0, done.stderr
+
+
 # Work that is not returned
 
 

@@ -71,7 +71,9 @@ def _words_of_shared(shared: dict[str, Any]) -> Iterator[str]:
     for one in shared["sending"]:
         yield f"run {one['run_id']} was sending {one['users']:,} reader(s) by {one['channel']}, and has not returned it"
     for one in shared["versions"]:
-        yield f"version {one['name']}: {one['bytes'] / 1e6:,.1f} MB, {one['written_at']}, {one['by']}"
+        yield f"version {one['name']}: {one['bytes'] / 1e6:,.1f} MB, {one['written_at']}, {one['by']}" + (
+            ", which failed or was for show" if one.get("passing") else ""
+        )
 
 
 @ledger_group.command()

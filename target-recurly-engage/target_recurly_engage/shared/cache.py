@@ -28,7 +28,7 @@ ASIDE: Final = ".aside"
 _MARK: Final = ".at-work"
 
 Version = dict[str, Any]
-"""A version as ``current.json`` has it: name, base, bytes, sha256, written_at, run_id."""
+"""A version as ``current.json`` has it: name, base, bytes, sha256, written_at, by, passing."""
 
 
 class Gone(Exception):  # noqa: N818 - what happened

@@ -144,12 +144,13 @@ class Custody:
         self._upload(path, self.place.sending(sending["delivery_id"]))
         self.lease.change(lambda content: content | {"sending": [*content["sending"], sending]})
 
-    def put(self, path: Path, *, forget: bool = False) -> None:
+    def put(self, path: Path, *, forget: bool = False, passing: bool = False) -> None:
         """Make a closed file the newest version, and let the ledger go.
 
         Args:
             path: the file; where it is the copy of the cache it becomes that of the new version.
             forget: no earlier version may be left.
+            passing: nobody will want to go back to it, so it goes when the next one comes, and pushes none out.
 
         Raises:
             LeaseLost: another run has taken the ledger.
@@ -164,14 +165,15 @@ class Custody:
         version = {
             "name": f"{before['version'] + 1:06}-{uuid.uuid4().hex[:8]}", "base": self.current["name"],
             "bytes": path.stat().st_size, "sha256": sha256, "written_at": now(), "by": self._who,
+            "passing": passing,
         }  # fmt: skip
         self._upload(path, self.place.version(version["name"]))
         known = [*([before["current"]] if before["current"]["bytes"] else []), *before["kept"]]
-        keep = 0 if forget else self._versions - 1
-        self._point_to(version, {"version": before["version"] + 1, "kept": known[:keep], "sending": []})
+        kept = [] if forget else [one for one in known if not one.get("passing")][: self._versions - (not passing)]
+        self._point_to(version, {"version": before["version"] + 1, "kept": kept, "sending": []})
         self._keep(path, version["name"])
         self._remove(
-            [self.place.version(one["name"]) for one in known[keep:]]
+            [self.place.version(one["name"]) for one in known if one not in kept]
             + [self.place.sending(one["delivery_id"]) for one in before["sending"]]
         )
 

@@ -116,7 +116,7 @@ class SharedLedger(Ledger):
         self.custody.lease.hold()
 
     @override
-    def give_back(self) -> None:
+    def give_back(self, *, passing: bool = False) -> None:
         if self._returned:
             return
         self._returned = True
@@ -125,7 +125,7 @@ class SharedLedger(Ledger):
                 if self.path.with_name(f"{self.path.name}.wal").exists():
                     msg = f"ledger: {self.path} could not be closed."
                     raise StorageFailed(msg)
-                self.custody.put(self.path, forget=self.forgets)
+                self.custody.put(self.path, forget=self.forgets, passing=passing)
         except RunStopped as e:
             self.custody.let_go()
             msg = (

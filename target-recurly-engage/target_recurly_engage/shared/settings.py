@@ -54,7 +54,10 @@ SHARED: Final = (
         th.IntegerType(minimum=1),
         default=10,
         title="Ledger: versions",
-        description="How many of the newest versions of a ledger on S3 are kept.",
+        description=(
+            "How many of the newest versions of a ledger on S3 are kept. That of a run that failed, or of a dry run, "
+            "does not count, and goes with the next one."
+        ),
     ),
     th.Property(
         "ledger_lease_seconds",

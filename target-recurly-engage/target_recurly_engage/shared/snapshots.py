@@ -135,8 +135,13 @@ def none_yet(config: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_for_reading(config: Mapping[str, Any], logger: logging.Logger) -> Iterator[Ledger]:
+def open_for_reading(config: Mapping[str, Any], logger: logging.Logger, *, wait: float = 0.0) -> Iterator[Ledger]:
     """Open the ledger for the ``with`` block; what is changed in one that is shared stays nowhere.
+
+    Args:
+        config: the target's settings.
+        logger: told of what may not be looked at.
+        wait: seconds to wait for a run that has it, if it is local; of one that is shared the last version is there.
 
     Raises:
         NoInput: there is none.
@@ -148,7 +153,7 @@ def open_for_reading(config: Mapping[str, Any], logger: logging.Logger) -> Itera
     if found is None or not found.is_file():
         raise NoInput(none_yet(config))
     if not is_shared(where):
-        with closing(Ledger(found, memory_limit=config["memory_limit"])) as ledger:
+        with closing(Ledger(found, memory_limit=config["memory_limit"], wait=wait)) as ledger:
             yield ledger
         return
     with storage_errors(f"writing into {found.parent}"), tempfile.TemporaryDirectory(dir=found.parent) as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import tempfile
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 def exported(settings: Settings, cache: Path) -> dict[str, Any]:
     """Ask Meltano for its schedules, or take its last answer where no file of the project has changed since.
 
+    To be asked makes Meltano's database, where there is none. Two first runs at once would both try to, and one of them
+    fail; there are no runs before there are DAGs.
+
     Raises:
         RuntimeError: Meltano fails or takes too long.
     """
@@ -30,8 +34,9 @@ def exported(settings: Settings, cache: Path) -> dict[str, Any]:
     command = [settings.meltano, "--log-level=warning", *environment, "schedule", "list", "--format=json"]
     try:
         done = subprocess.run(  # noqa: S603 - the operator's own program
-            command, cwd=settings.project, capture_output=True, text=True, check=True, timeout=settings.export_timeout
-        )
+            command, cwd=settings.project, env=os.environ | {"MELTANO_DATABASE_URI": settings.database},
+            capture_output=True, text=True, check=True, timeout=settings.export_timeout,
+        )  # fmt: skip
         export = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError) as e:
         said = (getattr(e, "stderr", None) or "").strip().splitlines()[-1:]
@@ -42,8 +47,9 @@ def exported(settings: Settings, cache: Path) -> dict[str, Any]:
 
 
 def _key(settings: Settings) -> str:
-    """Digest all that schedules can be made of: the project's YAML files and the settings."""
-    digest = hashlib.sha256(json.dumps([str(settings.project), settings.meltano, settings.environment]).encode())
+    """Digest all that schedules can be made of: the project's YAML files and the settings; and the database."""
+    told = [str(settings.project), settings.meltano, settings.environment, settings.database]
+    digest = hashlib.sha256(json.dumps(told).encode())
     folders = settings.project, settings.project / "apps", settings.project / "plugins"
     for path in sorted(path for folder in folders for path in folder.glob("*.yml")):
         digest.update(f"{path}\0".encode() + path.read_bytes())

@@ -6,6 +6,7 @@ mapped over the applications.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 SEPARATOR: Final = "--"
 BASE: Final = "base"
 """What the application without a name is called."""
+DEADLINE: Final = "PIANO_ENGAGE_DEADLINE"
+"""In the `env` of a schedule: minutes after which a run that is not through is late."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Application:
         schedule: name of its schedule.
         steps: in their order.
         env: of its schedule.
+        deadline: minutes that it may take; None is as long as it likes.
     """
 
     name: str
     schedule: str
     steps: tuple[Step, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,18 @@ class DagPlan:
         """Names of the steps, the same for all applications."""
         return tuple(step.name for step in self.applications[0].steps) if self.applications else ()
 
+    @property
+    def deadline(self) -> float | None:
+        """Minutes after which a run is late: those of the application that may take the least."""
+        return min((app.deadline for app in self.applications if app.deadline is not None), default=None)
 
-def plan(export: Mapping[str, Any]) -> list[DagPlan]:
+
+def plan(export: Mapping[str, Any], *, deadline: float | None = None) -> list[DagPlan]:
     """Turn what Meltano says of its schedules into DAGs, ordered by their ids.
 
     Args:
         export: the answer of ``meltano schedule list --format=json``.
+        deadline: minutes after which a run is late, where its schedule does not say.
 
     Returns:
         One plan for each kind of schedule; one more for each set of applications that differ in interval or steps.
@@ -91,8 +102,14 @@ def plan(export: Mapping[str, Any]) -> list[DagPlan]:
             broken.append(DagPlan(_id(one["name"]), cron, (), problem))
             continue
         env = {str(key): str(value) for key, value in (one.get("env") or {}).items()}
+        try:
+            minutes = minutes_of(env[DEADLINE]) if DEADLINE in env else deadline
+        except ValueError as e:
+            problem = f"schedule {one['name']}: {e}. Its `env` has it in meltano.yml, or a file of apps/."
+            broken.append(DagPlan(_id(one["name"]), cron, (), problem))
+            continue
         shape = kind, cron, tuple(step.name for step in steps)
-        groups.setdefault(shape, []).append(Application(name or BASE, one["name"], steps, env))
+        groups.setdefault(shape, []).append(Application(name or BASE, one["name"], steps, env, minutes))
     for one in export["schedules"].get("elt", []):
         problem = f"schedule {one['name']} is one of `meltano elt`: make it a job, `meltano job add`."
         broken.append(DagPlan(_id(one["name"]), one.get("cron_interval") or None, (), problem))
@@ -102,6 +119,22 @@ def plan(export: Mapping[str, Any]) -> list[DagPlan]:
         for (kind, cron, _), found in groups.items()
     ]
     return sorted([*plans, *broken], key=lambda one: one.id)
+
+
+def minutes_of(text: str) -> float | None:
+    """Read minutes; 0 is None.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 <= minutes < math.inf:
+        msg = f"{DEADLINE} must be a number of minutes, or 0 for none: {text}"
+        raise ValueError(msg)
+    return minutes or None
 
 
 def _steps(tasks: Sequence[Any], application: str) -> Iterator[Step]:

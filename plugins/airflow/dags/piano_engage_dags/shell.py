@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shlex
@@ -38,6 +39,7 @@ def dags(settings: Settings, plans: Sequence[DagPlan]) -> dict[str, Any]:
             tags=["piano", "engage"],
             doc_md=_words(one),
             default_args={"pool": settings.pool, "on_failure_callback": _on_failure(settings)},
+            deadline=_alert(settings, one.deadline),
         ) as dag:
             _fill(settings, one)
         found[one.id] = dag
@@ -52,7 +54,8 @@ def _words(one: DagPlan) -> str:
         return one.problem
     lines = [f"- **{app.name}** (`{app.schedule}`): `{'`, `'.join(shlex.join(step.blocks) for step in app.steps)}`"
              for app in one.applications]  # fmt: skip
-    return "\n".join(["Made from the project's schedules:", "", *lines])
+    late = [] if one.deadline is None else ["", f"A run is late after {one.deadline:g} minutes."]
+    return "\n".join(["Made from the project's schedules:", "", *lines, *late])
 
 
 def _fill(settings: Settings, one: DagPlan) -> None:
@@ -158,6 +161,31 @@ def _on_failure(settings: Settings) -> Callable[[Any], None]:
     return call
 
 
+def _alert(settings: Settings, minutes: float | None) -> Any:  # noqa: ANN401 - of Airflow
+    """Give what has the triggerer say that a run is late; not a worker, for those may all be busy being late.
+
+    Raises:
+        RuntimeError: the triggerer could not import what says it.
+    """
+    if minutes is None:
+        return None
+    from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # noqa: PLC0415
+
+    module, _, _ = LATE.rpartition(".")
+    if importlib.util.find_spec(module) is None:
+        msg = (
+            f"a deadline is set, and the triggerer would not find {module}: let AIRFLOW__CORE__PLUGINS_FOLDER, for all "
+            "processes of Airflow, be the folder plugins/airflow/plugins of the project"
+        )
+        raise RuntimeError(msg)
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(minutes=minutes),
+        callback=AsyncCallback(LATE, kwargs={"hook": settings.hook, "minutes": minutes}),
+    )
+
+
+LATE: Final = "piano_engage_late.tell"
 HOOK_SECONDS: Final = 60
 BUSY_SECONDS: Final = 30
 
@@ -165,4 +193,5 @@ BUSY_SECONDS: Final = 30
 def load() -> dict[str, Any]:
     """Make the DAGs of the project; called where Airflow reads this file."""
     settings = Settings.of(os.environ)
-    return dags(settings, plan(exported(settings, settings.system.parent / "schedules.json")))
+    export = exported(settings, settings.system.parent / "schedules.json")
+    return dags(settings, plan(export, deadline=settings.deadline))

@@ -78,8 +78,7 @@ def run_step(
     ]  # fmt: skip
     surroundings = {
         **os.environ,
-        "MELTANO_DATABASE_URI": f"sqlite:///{settings.project / '.meltano' / 'meltano.db'}",
-        **{name: value for name, value in os.environ.items() if name == "MELTANO_DATABASE_URI"},
+        "MELTANO_DATABASE_URI": settings.database,
         **env,
         "MELTANO_PROJECT_ROOT": str(settings.project),
         "MELTANO_SYS_DIR_ROOT": str(system),

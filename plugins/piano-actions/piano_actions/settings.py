@@ -177,9 +177,9 @@ def settings_of(path: Path | None = None) -> Settings:
     take_own(os.environ, PREFIX, OF_ACCOUNT)
     if path is not None:
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            msg = f"--config {path}: cannot be read as JSON ({e})."
+            given = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as e:
+            msg = f"--config {path}: cannot be read as an object of JSON ({e})."
             raise ConfigRefused(msg) from e
     try:
         return Settings(**given)

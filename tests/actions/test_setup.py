@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+import yaml
 from click.testing import CliRunner
 from piano_actions.cli import main
 from piano_engage_sandbox.piano.webhooks import Webhooks
@@ -49,11 +50,16 @@ def commands() -> list[str]:
     """The lines of all shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
     joined = "".join(blocks).replace("\\\n", " ")
-    return [line.split("  #")[0].strip() for line in joined.splitlines() if line.strip() and line[0] != "#"]
+    lines = [line.removeprefix(".venv/bin/") for line in joined.splitlines() if line.strip() and line[0] != "#"]
+    return [line.split("  #")[0].strip() for line in lines]
 
 
 def test_every_command_of_piano_actions_in_the_document_is_one() -> None:
-    found = [shlex.split(line) for line in commands() if line.startswith(("piano-actions", "meltano"))]
+    found = [
+        shlex.split(line)
+        for line in commands()
+        if line.startswith(("piano-actions", "meltano")) and "piano-actions" in line
+    ]
     asked = []
     for words in found:
         given = (
@@ -78,6 +84,13 @@ def test_every_command_of_piano_actions_in_the_document_is_one() -> None:
         assert [one for one in options if one not in answer.output] == [], words
         asked.append(names[0])
     assert {"resubscribe", "upgrade", "promo", "serve", "webhooks", "recover"} <= set(asked)
+
+
+def test_the_names_that_meltano_knows_are_in_the_document() -> None:
+    project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
+    (utility,) = [one for one in project["plugins"]["utilities"] if one["name"] == "piano-actions"]
+    (sentence,) = re.findall(r"^`meltano invoke piano-actions:NAME` knows (.*)\.$", DOCUMENT, re.MULTILINE)
+    assert set(re.findall(r"`([a-z]+)`", sentence)) == set(utility["commands"])
 
 
 def test_the_api_action_as_it_is_set_up_in_pulse(piano: Piano, settings: dict[str, Any], tmp_path: Path) -> None:

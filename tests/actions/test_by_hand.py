@@ -147,6 +147,22 @@ def test_a_file_of_settings_that_is_none_is_named(
     assert "config.json" in caplog.text
 
 
+def test_settings_that_cannot_be_used_are_named_as_they_are_set(
+    ask: Ask, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.json"
+    for changes, code, says in (
+        ({"region": "mars"}, 78, "PIANO_ACTIONS_REGION"),
+        ({"target_config": str(tmp_path / "none.json")}, 78, "target_config /"),
+        ({"store_url": f"sqlite:///{tmp_path}/none/actions.db"}, 74, "store_url: "),
+    ):
+        path.write_text(json.dumps({**settings, **changes}))
+        assert ask("traits", "push", "--user", "u").exit_code == code
+        assert says in caplog.text
+        assert "--config /" not in caplog.text
+        caplog.clear()
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -185,7 +185,10 @@ def settings_of(path: Path | None = None) -> Settings:
         return Settings(**given)
     except ValidationError as e:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in e.errors(include_input=False))
-        msg = f"{told}. Set them as {PREFIX}AID and so on, or in the file of --config."
+        names = ", ".join(
+            dict.fromkeys(f"{PREFIX}{str(one['loc'][0]).upper()}" for one in e.errors(include_input=False))
+        )
+        msg = f"{told}. Look at {names}, or at the file of --config."
         raise ConfigRefused(msg) from e
 
 

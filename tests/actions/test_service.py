@@ -307,13 +307,18 @@ def test_without_piano_it_says_so_and_the_key_stays_free(piano: Piano, service: 
     assert service.ask("resubscribe", {"user_id": uid}, Idempotency_Key="k")[1]["status"] == "done"
 
 
-def test_a_token_that_piano_refuses_is_our_fault_and_not_told(
-    piano: Piano, settings: dict[str, Any], tmp_path: Path
+def test_a_token_that_piano_refuses_is_our_fault_and_told_to_nobody_but_the_log(
+    piano: Piano, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    uid = piano.uid(piano.stopping("Dynamic"))
     with served({**settings, "api_token": "no-such-token"}, tmp_path) as service:
-        answer = service.post("resubscribe", {"user_id": piano.uid(piano.stopping("Dynamic"))})
+        answer = service.post("resubscribe", {"user_id": uid})
     assert answer.status_code == 502
-    assert "no-such-token" not in answer.text
+    assert "no-such-token" not in answer.text + caplog.text
+    assert "token" not in answer.text
+    assert "resubscribe could not be done: " in caplog.text
+    assert "token" in caplog.text
+    assert uid not in caplog.text
 
 
 def test_who_watches_over_it_is_told_without_names(piano: Piano, service: Service) -> None:

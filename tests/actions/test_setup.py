@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+import yaml
 from click.testing import CliRunner
 from piano_actions.cli import main
 from piano_engage_sandbox.piano.webhooks import Webhooks
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.actions.conftest import settings_for
+from tests.actions.nights import Nights
 from tests.actions.test_service import SECRET, served
+from tests.actions.test_upgrade import MONTHLY, on
 from tests.sandbox.test_page_browser import browser, chromium
 
 if TYPE_CHECKING:
@@ -46,11 +50,16 @@ def commands() -> list[str]:
     """The lines of all shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
     joined = "".join(blocks).replace("\\\n", " ")
-    return [line.split("  #")[0].strip() for line in joined.splitlines() if line.strip() and line[0] != "#"]
+    lines = [line.removeprefix(".venv/bin/") for line in joined.splitlines() if line.strip() and line[0] != "#"]
+    return [line.split("  #")[0].strip() for line in lines]
 
 
 def test_every_command_of_piano_actions_in_the_document_is_one() -> None:
-    found = [shlex.split(line) for line in commands() if line.startswith(("piano-actions", "meltano"))]
+    found = [
+        shlex.split(line)
+        for line in commands()
+        if line.startswith(("piano-actions", "meltano")) and "piano-actions" in line
+    ]
     asked = []
     for words in found:
         given = (
@@ -75,6 +84,13 @@ def test_every_command_of_piano_actions_in_the_document_is_one() -> None:
         assert [one for one in options if one not in answer.output] == [], words
         asked.append(names[0])
     assert {"resubscribe", "upgrade", "promo", "serve", "webhooks", "recover"} <= set(asked)
+
+
+def test_the_names_that_meltano_knows_are_in_the_document() -> None:
+    project = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
+    (utility,) = [one for one in project["plugins"]["utilities"] if one["name"] == "piano-actions"]
+    (sentence,) = re.findall(r"^`meltano invoke piano-actions:NAME` knows (.*)\.$", DOCUMENT, re.MULTILINE)
+    assert set(re.findall(r"`([a-z]+)`", sentence)) == set(utility["commands"])
 
 
 def test_the_api_action_as_it_is_set_up_in_pulse(piano: Piano, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -107,6 +123,48 @@ def test_the_curl_lines_work(piano: Piano, settings: dict[str, Any], tmp_path: P
         log = piano.server.call(lambda: hooks.log(piano.app.aid))
         assert log, "the moved clock causes events"
     assert entry.state.auto_renew
+
+
+@pytest.mark.xdist_group("browser")
+def test_after_a_click_the_page_shows_the_new_traits(piano: Piano, tmp_path: Path, browser: webdriver.Chrome) -> None:
+    entry = piano.stopping("Dynamic")
+    other = piano.find(lambda one: on(MONTHLY)(one) and piano.alone(one) and one is not entry)
+    uid, second = piano.uid(entry), piano.uid(other)
+    nights = Nights(piano, tmp_path)
+    nights.run()
+    with served(settings_for(piano, tmp_path, target_config=str(nights.config)), tmp_path) as service:
+        watch(browser, piano, uid)
+        before = shown(browser)
+        assert (before["auto_renew"], before["lifecycle_stage"]) == ("false", "pending_cancel")
+        assert service.ask("resubscribe", {"user_id": uid, "offer": "win back"})[1]["status"] == "done"
+        until_shown(browser, auto_renew="true", lifecycle_stage="active", segment_cancel_pending="false")
+        watch(browser, piano, second)
+        form = f"user_id={second}&to_term=Premium+monthly".encode()
+        answer = service.post("upgrade", form, Content_Type="application/x-www-form-urlencoded").json()
+        assert answer["reason"] == "changed", answer
+        until_shown(browser, term_name="Premium monthly", subscription_id=answer["details"]["subscription_id"])
+    writes = nights.writes(uid)
+    nights.run()
+    assert nights.writes(uid) == writes, "the night has nothing to add"
+
+
+def watch(browser: webdriver.Chrome, piano: Piano, uid: str) -> None:
+    """Open the page of a reader so that it loads itself again each second, as a person would who watches it."""
+    browser.get(f"{piano.server.url}/users/{uid}?refresh=1")
+
+
+def shown(browser: webdriver.Chrome) -> dict[str, str]:
+    """Give the traits that the page shows, all of one moment."""
+    return dict(browser.execute_script(
+        "return [...document.querySelectorAll('#traits tbody tr')].map("
+        "row => [row.querySelector('th').textContent, row.querySelector('td').textContent])"
+    ))  # fmt: skip
+
+
+def until_shown(browser: webdriver.Chrome, **traits: str) -> None:
+    """Wait for the page to show values, without touching it."""
+    waiting = WebDriverWait(browser, 30, 0.1, ignored_exceptions=[WebDriverException])  # it is loading
+    waiting.until(lambda one: traits.items() <= shown(one).items(), str(traits))
 
 
 @pytest.mark.xdist_group("browser")

@@ -159,7 +159,8 @@ def storm(folder: Path, *, events: int, kills: int, readers: int, double: str = 
             one
             for one in piano.world.entries.values()
             if one.state.status == "Active" and one.fate.term.type == "Dynamic" and one.state.auto_renew
-            and one.state.upgrade_status == "No upgrade" and one.state.charge_count > 0 and piano.alone(one)
+            and one.state.upgrade_status == "No upgrade" and piano.alone(one)
+            and nights.holds(piano.uid(one))["lifecycle_stage"] == "active"
         ][:readers]  # fmt: skip
         untouched = {uid: nights.holds(uid) for uid in map(piano.uid, piano.world.entries.values())}
         bad = events // 50

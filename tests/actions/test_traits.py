@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import psutil
 import pytest
-from piano_actions import rules
+from piano_actions import pushes, rules
 from piano_actions.aside import Aside
+from piano_actions.messages import message_in, messages_of
 from piano_actions.store import Store
 from piano_actions.traits import LedgerBusy, Reckoner
+from piano_engage_sandbox import actions
 from piano_engage_sandbox.testing import serving
 
 from tests.actions.conftest import Piano, settings_for
@@ -40,7 +42,7 @@ def piano() -> Iterator[Piano]:
 @pytest.fixture(scope="module")
 def stopped(piano: Piano) -> list[str]:
     """Stop some readers' renewal before the first night; the ids of their subscriptions."""
-    return [piano.stopping("Dynamic").id for _ in range(12)]
+    return [piano.stopping("Dynamic").id for _ in range(17)]
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +139,6 @@ def test_what_is_told_is_not_told_again(first: Nights, ask: Callable[..., Result
 
 def test_a_dry_run_says_what_would_be_told(piano: Piano, first: Nights, ask: Callable[..., Result], uid: str) -> None:
     (entry,) = [one for one in piano.world.of_user(uid) if one.state.live]
-    from piano_engage_sandbox import actions  # noqa: PLC0415 - only here
-
     piano.server.call(lambda: actions.resume(piano.world, entry))
     writes = first.writes(uid)
     found = json.loads(ask("traits", "push", "--user", uid, "--dry-run", "--json").stdout)["traits"]
@@ -162,12 +162,62 @@ def test_while_a_run_has_the_ledger_it_waits(
     assert first.holds(uid)["auto_renew"] == "true"
 
 
+def test_who_had_another_subscription_before_is_told_too_and_only_what_was_read_is_handed_over(
+    piano: Piano, first: Nights, ask: Callable[..., Result]
+) -> None:
+    entry = piano.find(
+        lambda one: (
+            one.state.status == "Active"
+            and one.state.auto_renew
+            and one.fate.term.type == "Dynamic"
+            and any(not other.state.live for other in piano.of_user(one))
+        )
+    )
+    uid = piano.uid(entry)
+    piano.stop(entry)
+    assert json.loads(ask("traits", "push", "--user", uid, "--json").stdout) == {"status": "told"}
+    writes = first.writes(uid)
+    (message,) = [one for one in map(message_in, messages_of(first.folder / "handover", uid)) if one]
+    assert [row["subscription_id"] for row in message.subscriptions] == [entry.id]
+    first.run()
+    assert first.writes(uid) == writes, "the night confirms"
+
+
+@pytest.mark.parametrize("where", ["_read", "_write"])
+def test_a_fault_of_ours_with_one_reader_does_not_hold_up_the_others(
+    first: Nights, settings: dict[str, Any], ask: Callable[..., Result], uid: str, stopped: list[str],
+    monkeypatch: pytest.MonkeyPatch, where: str,
+) -> None:  # fmt: skip
+    piano = first.piano
+    other = piano.uid(piano.world.entries[stopped.pop()])
+    real = getattr(pushes.Pusher, where)
+
+    def faulty(self: pushes.Pusher, user_id: str, *more: Any) -> Any:  # noqa: ANN401 - as the real ones
+        if user_id == uid:
+            raise TypeError
+        return real(self, user_id, *more)
+
+    store = Store(settings["store_url"])
+    for one in (uid, other):
+        (entry,) = [entry for entry in piano.world.of_user(one) if entry.state.live]
+        piano.server.call(lambda entry=entry: actions.resume(piano.world, entry))
+        store.want_push(one)
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(pushes.Pusher, where, faulty)
+        counts = json.loads(ask("traits", "send", "--json").stdout)
+    assert (counts["told"], counts["later"]) == (1, 1)
+    assert first.holds(other)["auto_renew"] == "true"
+    (row,) = json.loads(ask("traits", "pending", "--json").stdout)
+    assert (row["problem"], row["attempts"]) == ("TypeError", 1)
+    assert json.loads(ask("traits", "send", "--json").stdout)["later"] == 0
+    assert first.holds(uid)["auto_renew"] == "true"
+
+
 def test_a_reader_with_whom_something_is_wrong_does_not_hold_up_the_others(
     piano: Piano, first: Nights, settings: dict[str, Any], ask: Callable[..., Result], uid: str, stopped: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from piano_engage_sandbox import actions  # noqa: PLC0415 - only here
-
     other = piano.uid(piano.world.entries[stopped.pop()])
     real = Reckoner.changes
 

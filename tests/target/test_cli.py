@@ -127,9 +127,10 @@ def test_settings_that_cannot_be_used_are_named(loaded: Engage) -> None:
     assert "timezone: 'Nowhere'" in done.stderr
     done = ask(loaded, "plan", brake_min_rows_fraction=7)
     assert done.returncode == ConfigRefused.exit_code
-    (loaded.folder / "cli.json").write_text("{")
-    done = subprocess.run(
-        [COMMAND, "--config", loaded.folder / "cli.json", "plan"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == ConfigRefused.exit_code
-    assert "cannot be read as JSON" in done.stderr
+    for content in ("{", "[1]"):
+        (loaded.folder / "cli.json").write_text(content)
+        done = subprocess.run(
+            [COMMAND, "--config", loaded.folder / "cli.json", "plan"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == ConfigRefused.exit_code
+        assert "cannot be read as an object of JSON" in done.stderr

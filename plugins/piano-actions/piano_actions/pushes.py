@@ -132,7 +132,7 @@ class Pusher:
             cases, failed = self._read_all({one: found[one] for one in user_ids if one not in ends}, likely)
             changes, failed_too = self._changes(cases)
             ends |= {user_id: self._later(user_id, problem) for user_id, problem in {**failed, **failed_too}.items()}
-            writing = {one: self._writing.submit(self._write, one, changes[one], cases[one][1]) for one in changes}
+            writing = {one: self._writing.submit(self._write, one, changes[one], cases[one]) for one in changes}
             ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
         except (LedgerBusy, duckdb.Error, OSError) as e:
             ends |= {user_id: self._later(user_id, e) for user_id in user_ids if user_id not in ends}
@@ -142,7 +142,7 @@ class Pusher:
         """Work out what to tell; gives that, and what went wrong with readers, of whom none holds up the others."""
         try:
             return self._reckoner.changes(cases, now=self._now()) if cases else {}, {}
-        except duckdb.Error as e:
+        except Exception as e:  # noqa: BLE001 - whose it is, and told of, when he is alone
             if len(cases) == 1:
                 return {}, dict.fromkeys(cases, e)
         changes: dict[str, Change] = {}
@@ -156,7 +156,7 @@ class Pusher:
     def _ended(self, user_id: str, writing: Future[Told]) -> Told:
         try:
             return writing.result()
-        except (RunStopped, OSError) as e:
+        except Exception as e:  # noqa: BLE001 - it is told of, and shall not hold up the others
             return self._later(user_id, e)
 
     def _later(self, user_id: str, problem: Exception) -> Told:
@@ -167,7 +167,11 @@ class Pusher:
             self.store.postponed(user_id, "the ledger is in use by a run")
             return Told.LATER
         self.store.postponed(user_id, type(problem).__name__)
-        self._logger.warning("Engage could not be told of a reader, which is kept: %s", str(problem).splitlines()[0])
+        said = "Engage could not be told of a reader, which is kept: %s"
+        if isinstance(problem, (RunStopped, duckdb.Error, OSError)):
+            self._logger.warning(said, next(iter(str(problem).splitlines()), type(problem).__name__))
+        else:
+            self._logger.error(said, "a fault of ours", exc_info=problem)
         return Told.LATER
 
     def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
@@ -184,7 +188,7 @@ class Pusher:
         known = self._known([user_id])[user_id]
         return self._reckoner.changes({user_id: (known, self._read(user_id, known))}, now=self._now())[user_id]
 
-    def _write(self, user_id: str, change: Change, held: list[Mapping[str, Any]]) -> Told:
+    def _write(self, user_id: str, change: Change, case: Case) -> Told:
         if not change.properties:
             return Told.NOTHING
         self.courtesy()
@@ -193,12 +197,14 @@ class Pusher:
             self._logger.warning("Engage rejected a reader with %d %s", refusal.status, refusal.reason)
             return Told.REJECTED
         if self._folder is not None:
+            known, held = case
+            read_now = [row for row in held if not any(row is one for one in known.subscriptions.values())]
             message = Message(
                 user_id=user_id,
                 at=moment_of(time.time()),
                 piano_at=moment_of(self._now()),
                 traits=change.values,
-                subscriptions=[dict(row) for row in held],
+                subscriptions=[dict(row) for row in read_now],
             )
             message.leave(self._folder, name_for(user_id))
         return Told.TOLD
@@ -222,7 +228,7 @@ class Pusher:
         for user_id, one in reading.items():
             try:
                 cases[user_id] = (found[user_id], one.result())
-            except (RunStopped, OSError) as e:
+            except Exception as e:  # noqa: BLE001 - it is told of, and shall not hold up the others
                 failed[user_id] = e
         return cases, failed
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from piano_engage_common.stops import ConfigRefused
 from target_recurly_engage.cli.asking import settings_of as target_settings
 from target_recurly_engage.contract import contract_of
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from target_recurly_engage.contract import Contract
+
+_FILE: Final = "--config "
+"""What the target's message about a file of settings begins with: there it is an option."""
 
 
 def target_config(given: str) -> Mapping[str, Any]:
@@ -26,6 +30,11 @@ def target_config(given: str) -> Mapping[str, Any]:
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         return target_settings((given,))
+    except ConfigRefused as e:
+        if not str(e).startswith(_FILE):
+            raise
+        msg = f"target_config {str(e).removeprefix(_FILE)}"
+        raise ConfigRefused(msg) from e
     finally:  # the target takes over signals, which are ours here; in other threads than the first it takes none
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -177,15 +177,18 @@ def settings_of(path: Path | None = None) -> Settings:
     take_own(os.environ, PREFIX, OF_ACCOUNT)
     if path is not None:
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            msg = f"--config {path}: cannot be read as JSON ({e})."
+            given = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as e:
+            msg = f"--config {path}: cannot be read as an object of JSON ({e})."
             raise ConfigRefused(msg) from e
     try:
         return Settings(**given)
     except ValidationError as e:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in e.errors(include_input=False))
-        msg = f"{told}. Set them as {PREFIX}AID and so on, or in the file of --config."
+        names = ", ".join(
+            dict.fromkeys(f"{PREFIX}{str(one['loc'][0]).upper()}" for one in e.errors(include_input=False))
+        )
+        msg = f"{told}. Look at {names}, or at the file of --config."
         raise ConfigRefused(msg) from e
 
 

@@ -41,8 +41,8 @@ def settings_of(configs: tuple[str, ...]) -> Mapping[str, Any]:
     for path in (Path(one) for one in configs if one != "ENV"):
         try:
             given |= json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            msg = f"--config {path}: cannot be read as JSON ({e})."
+        except (OSError, ValueError, TypeError) as e:
+            msg = f"--config {path}: cannot be read as an object of JSON ({e})."
             raise ConfigRefused(msg) from e
     try:
         return TargetRecurlyEngage(config=given, parse_env_config="ENV" in configs).config

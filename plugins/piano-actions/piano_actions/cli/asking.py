@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import duckdb
-from piano_engage_common.stops import exits
+from piano_engage_common.stops import StorageFailed, exits
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from piano_actions import rules
 from piano_actions.aside import Aside
@@ -21,7 +22,7 @@ from piano_actions.outcome import Outcome, Status
 from piano_actions.pushes import Pusher
 from piano_actions.rows import primary_of
 from piano_actions.settings import Settings, client_of, settings_of
-from piano_actions.store import KeyTaken, Store
+from piano_actions.store import InFlight, KeyTaken, ReaderBusy, Store
 from piano_actions.traits import Reckoner
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ EXIT_REFUSED: Final = 65
 EXIT_UNKNOWN: Final = 75
 EXITS: Final = {Status.REFUSED: EXIT_REFUSED, Status.UNKNOWN: EXIT_UNKNOWN}
 """Of outcomes that are not what was asked for; all others are 0."""
+
+NEXT: Final = {
+    "unknown_user": "--user takes Piano's uid of the reader, no address.",
+    "unknown_subscription": "look the subscription up in Piano; without --subscription it is looked for.",
+    "not_yours": "look up in Piano whose it is; without --subscription the reader's own is looked for.",
+    "ambiguous": "name one of subscription_ids with --subscription, or let --when-ambiguous=primary choose.",
+    "ambiguous_change": "name one of subscription_ids with --subscription.",
+    "unknown_term": "`piano-actions upgrade options` lists the terms between which Piano offers a change.",
+    "not_configured": "`piano-actions upgrade options` lists the changes that Piano offers.",
+    "other_term": "`piano-actions upgrade options` lists the changes that Piano offers.",
+    "several_options": "give --to the id of an option; `piano-actions upgrade options` lists them.",
+    "promotion_unknown": "`piano-actions promo list` lists the promotions that hold now.",
+    "no_code_left": "add codes to the promotion in Piano, or switch make_codes on.",
+    "unanswered": "`piano-actions recover` looks again; a running service does so by itself.",
+}
+"""What whoever asked by hand can do about an outcome, by its reason."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
@@ -64,6 +81,12 @@ class Context:
             store = Store(self.settings.store_url)
             try:
                 yield store
+            except (OperationalError, InterfaceError) as e:
+                msg = (
+                    f"store_url: the notes cannot be read or written: {str(e.__cause__ or e).splitlines()[0]}. "
+                    "Look at the database, then ask again."
+                )
+                raise StorageFailed(msg) from e
             finally:
                 store.close()
 
@@ -152,19 +175,31 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(json_of(outcome.as_dict()))
     else:
         click.echo(f"{outcome.status}: {outcome.message}")
+        click.echo(f"  reason: {outcome.reason}")
         for name, value in outcome.details.items():
-            click.echo(f"  {name}: {value}")
+            click.echo(f"  {name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    if outcome.reason in NEXT and outcome.status in EXITS:
+        click.echo(f"Next: {NEXT[outcome.reason]}", err=True)
     sys.exit(EXITS.get(outcome.status, 0))
 
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """Turn a key that stands for something else into a message."""
+    """Turn a key that stands for something else, and a reader for whom somebody else is at work, into a message."""
     try:
         yield
+    except (InFlight, ReaderBusy):
+        LOGGER.error("Another action of this reader has been under way for a minute. Look at `audit`, then ask again.")  # noqa: TRY400 - a traceback would hide it
+        sys.exit(EXIT_UNKNOWN)
     except KeyTaken:
         msg = "--key: was used for another request within the last 24 hours; choose another one"
         raise click.UsageError(msg) from None
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write counts for a person, without those that are 0."""
+    told = [f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count]
+    return ", ".join(told) or "nothing was waiting"
 
 
 def json_of(answer: object) -> str:

@@ -29,7 +29,8 @@ def erase_user(context: Context, user: str, *, allowed: bool, as_json: bool) -> 
     with context.store() as store:
         if allowed:
             allow(store, user)
-            click.echo("let in again: what Piano says of him is told from now on")
+            said = "let in again: what Piano says of him is told from now on"
+            click.echo(json_of({"status": "let_in"}) if as_json else said)
             return
         key = context.settings.private_key
         receipt = erase(store, user, key=key.get_secret_value() if key else None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--action", type=click.Choice(NAMES), help="Only these.")
 @click.option("--user", help="Only those of one reader.")
-@click.option("--limit", default=50, show_default=True, help="How many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many.")
 @as_json
 @click.pass_obj
 def audit(context: Context, action: str | None, user: str | None, limit: int, *, as_json: bool) -> None:

@@ -7,17 +7,19 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import click
-from piano_engage_common.stops import ConfigRefused, exits
+from piano_engage_common.stops import ConfigRefused, InputRefused, exits
 
 from piano_actions import promotions, terms
 from piano_actions.arms import CONTROL, arm_of
-from piano_actions.checkout import link, snippet
+from piano_actions.checkout import check, link, snippet
 from piano_actions.cli.asking import EXIT_REFUSED, LOGGER, as_json, dry_run, json_of, key, tell, usage, user
 from piano_actions.outcome import Status
 from piano_actions.store import Request
 from piano_actions.words import outcome
 
 if TYPE_CHECKING:
+    from tap_piano.client import PianoClient
+
     from piano_actions.cli.asking import Context
     from piano_actions.outcome import Outcome
     from piano_actions.promotions import Promotion
@@ -35,6 +37,8 @@ def promo() -> None:
 def list_promotions(context: Context, term: str | None, *, as_json: bool) -> None:
     """List the promotions that hold now."""
     with context.piano() as piano:
+        if term:
+            _known(piano, term)
         found = promotions.valid(piano, term_id=term)
     _show(found, as_json=as_json)
 
@@ -46,11 +50,25 @@ def list_promotions(context: Context, term: str | None, *, as_json: bool) -> Non
 def pick(context: Context, term: str, *, as_json: bool) -> None:
     """Pick the promotion that takes most off the first price of a term."""
     with context.piano() as piano:
-        whole = terms.term_of(piano, term)
-        found = promotions.best(promotions.valid(piano, term_id=term), whole) if whole else None
+        whole = _known(piano, term)
+        found = promotions.best(promotions.valid(piano, term_id=term), whole)
     _show([found] if found else [], as_json=as_json)
     if found is None:
+        click.echo("No promotion that holds now takes anything off the first price of this term.", err=True)
         sys.exit(EXIT_REFUSED)
+
+
+def _known(piano: PianoClient, term: str) -> dict[str, Any]:
+    """Give a term.
+
+    Raises:
+        InputRefused: Piano does not know it.
+    """
+    found = terms.term_of(piano, term)
+    if found is None:
+        msg = f"--term {term}: Piano knows no term of this id; `piano-actions upgrade options --json` shows some."
+        raise InputRefused(msg)
+    return found
 
 
 def _show(found: list[Promotion], *, as_json: bool) -> None:
@@ -76,6 +94,8 @@ def _show(found: list[Promotion], *, as_json: bool) -> None:
 def eligible(context: Context, user: str, promotion: str, term: str | None, *, as_json: bool) -> None:
     """Say whether a reader may use a promotion."""
     with context.piano() as piano:
+        if term:
+            _known(piano, term)
         found = promotions.named(piano, promotion)
         told = (
             promotions.eligibility(piano, user, found, term)
@@ -119,12 +139,13 @@ def code(  # noqa: PLR0913 - one argument an option
     as_json: bool,
 ) -> None:
     """Give a reader his code: that of the promotion, or one of its pool, which nobody else gets."""
+    _check_template(context, as_snippet=as_snippet)
     given = {"promotion": promotion, "term_id": term}
     params = {name: value for name, value in given.items() if value}
     request = Request("promo_code", user, params, key or uuid.uuid4().hex)
     with usage(), context.desk() as desk:
         found = _linked(context, desk.run(request, dry_run=dry_run), user=user, offer=offer, term=term)
-    _tell(context, found, as_snippet=as_snippet, as_json=as_json)
+    _tell(found, as_snippet=as_snippet, as_json=as_json)
 
 
 @promo.command()
@@ -144,6 +165,7 @@ def arm(
     as_json: bool,
 ) -> None:
     """Give the code that an experiment has for a reader, by the target's own hash."""
+    _check_template(context, as_snippet=as_snippet)
     with exits(LOGGER):
         drawn = arm_of(context.contract, experiment, user)
         if drawn in {None, CONTROL}:
@@ -151,7 +173,20 @@ def arm(
         else:
             found = outcome("promo_arm", Status.DONE, "code_of_arm", experiment=experiment, arm=drawn, code=drawn)
         found = _linked(context, found, user=user, offer=offer, term=term)
-    _tell(context, found, as_snippet=as_snippet, as_json=as_json)
+    _tell(found, as_snippet=as_snippet, as_json=as_json)
+
+
+def _check_template(context: Context, *, as_snippet: bool) -> None:
+    """Look at checkout_url before a code is taken out of a pool for nothing."""
+    with exits(LOGGER):
+        template = context.settings.checkout_url
+        if template:
+            check(template)
+        elif as_snippet:
+            msg = (
+                "checkout_url: is needed for --snippet, such as https://example.com/buy?offer={offer_id}&promo={code}."
+            )
+            raise ConfigRefused(msg)
 
 
 def _linked(context: Context, found: Outcome, *, user: str, offer: str | None, term: str | None) -> Outcome:
@@ -164,13 +199,9 @@ def _linked(context: Context, found: Outcome, *, user: str, offer: str | None, t
     return outcome(found.action, found.status, found.reason, **found.details, **more)
 
 
-def _tell(context: Context, found: Outcome, *, as_snippet: bool, as_json: bool) -> None:
+def _tell(found: Outcome, *, as_snippet: bool, as_json: bool) -> None:
     if not as_snippet or not found.well:
         tell(found, as_json=as_json)
-    with exits(LOGGER):
-        if not context.settings.checkout_url:
-            msg = "checkout_url: is needed for a snippet."
-            raise ConfigRefused(msg)
     click.echo(found.details["snippet"])
 
 

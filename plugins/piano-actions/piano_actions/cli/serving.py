@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import uvicorn
 from piano_engage_common.stops import ConfigRefused, exits
+from typing_extensions import override
 
 from piano_actions.cli.asking import LOGGER
 from piano_actions.desk import Desk
@@ -22,6 +23,8 @@ from piano_actions.store import Store
 from piano_actions.webhooks import LONGEST_DATA, reader_of
 
 if TYPE_CHECKING:
+    import socket
+
     from fastapi import FastAPI
 
     from piano_actions.cli.asking import Context
@@ -49,7 +52,10 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     given = settings.secrets.get_secret_value() if settings.secrets else ""
     secrets = tuple(secret for secret in (one.strip() for one in given.split(",")) if secret)
     if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
-        msg = f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
+        msg = (
+            f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints. "
+            "Set PIANO_ACTIONS_SECRETS."
+        )
         raise ConfigRefused(msg)
     reader = reader_of(settings)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
@@ -90,6 +96,27 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     return make_app(counter, gate, metrics, hooks=hooks, close=close)
 
 
+class _Server(uvicorn.Server):
+    """A server that says where it listens once it does, and in words where it cannot."""
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        host, port = self.config.host, self.config.port
+        try:
+            await super().startup(sockets)
+        except SystemExit as e:
+            if self.lifespan.should_exit:  # it was not for the address
+                raise
+            msg = (
+                f"host, port: the service cannot listen at {host}:{port}. Is another one running there? "
+                "Set PIANO_ACTIONS_PORT to another port."
+            )
+            raise ConfigRefused(msg) from e
+        if self.started:
+            taken = self.servers[0].sockets[0].getsockname()[1]
+            click.echo(f"serving on http://{host}:{taken}", err=True)
+
+
 def server_of(context: Context, *, aside: bool = False) -> uvicorn.Server:
     """Make the server; it is stopped by SIGTERM or SIGINT, and lets what is under way come to an end."""
     config = uvicorn.Config(
@@ -103,7 +130,7 @@ def server_of(context: Context, *, aside: bool = False) -> uvicorn.Server:
         h11_max_incomplete_event_size=LONGEST_HEAD,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 @click.command()
@@ -111,9 +138,7 @@ def server_of(context: Context, *, aside: bool = False) -> uvicorn.Server:
 def serve(context: Context) -> None:
     """Serve actions over HTTP, for Engage's API actions, until it is stopped."""
     with exits(LOGGER):
-        server = server_of(context, aside=True)
-        click.echo(f"serving on http://{context.settings.host}:{context.settings.port}", err=True)
-        server.run()
+        server_of(context, aside=True).run()
 
 
 COMMANDS = (serve,)

@@ -68,6 +68,10 @@ def options(context: Context, from_term: str | None, *, as_json: bool) -> None:
         click.echo(f"{one['option_id']}: {one['from_term_name']} → {one['to_term_name']}")
         click.echo(f"    {one['seen']}")
     click.echo(f"{len(found):,} change option(s)")
+    if not found and from_term:
+        click.echo(
+            "Next: no option leads away from a term of this id or name; without --from all are listed.", err=True
+        )
 
 
 @upgrade.command()

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from piano_actions.cli.asking import as_json, dry_run, json_of, user
+from piano_actions.cli.asking import as_json, counted, dry_run, json_of, user
 from piano_actions.cli.notes import moment_of
+from piano_actions.pushes import Told
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from piano_actions.cli.asking import Context
+
+
+SENTENCES: Final = {
+    Told.TOLD: "Engage was told what changed.",
+    Told.NOTHING: "Nothing differs from what Engage was told before.",
+    Told.LATER: "Piano, Engage or the ledger was not to be had. It is kept; `piano-actions traits send` tries again.",
+    Told.REJECTED: "Engage does not take this reader; what it answered stands above.",
+    Told.ERASED: "This reader was erased; Engage is told nothing of him.",
+    Told.UNKNOWN: "Piano does not know this reader: --user takes Piano's uid.",
+}
 
 
 @click.group()
@@ -27,11 +40,21 @@ def push(context: Context, user: str, *, dry_run: bool, as_json: bool) -> None:
     """Read a reader from Piano, and tell Engage what differs from what it was told."""
     with context.pushing() as pusher:
         if dry_run:
-            answer: dict[str, object] = {"status": "would", "traits": pusher.preview(user).properties}
-        else:
-            pusher.store.want_push(user)
-            answer = {"status": str(pusher.push(user))}
-    click.echo(json_of(answer) if as_json else "  ".join(f"{name}: {value}" for name, value in answer.items()))
+            _would(pusher.preview(user).properties, as_json=as_json)
+            return
+        pusher.store.want_push(user)
+        told = pusher.push(user)
+    click.echo(json_of({"status": str(told)}) if as_json else f"{told}: {SENTENCES[told]}")
+
+
+def _would(found: Mapping[str, object], *, as_json: bool) -> None:
+    """Say what would be told."""
+    if as_json:
+        click.echo(json_of({"status": "would", "traits": found}))
+        return
+    click.echo(f"would: Engage would be told {len(found):,} trait(s)")
+    for name, value in found.items():
+        click.echo(f"  {name}: {value}")
 
 
 @traits.command()
@@ -60,7 +83,7 @@ def send(context: Context, *, as_json: bool) -> None:
     """Tell Engage now of all that is still to be told."""
     with context.pushing() as pusher:
         counts = pusher.send_due(every=True)
-    click.echo(json_of(counts) if as_json else ", ".join(f"{count} {what}" for what, count in counts.items()))
+    click.echo(json_of(counts) if as_json else counted(counts))
 
 
 COMMANDS = (traits,)

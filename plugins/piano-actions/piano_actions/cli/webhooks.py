@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from piano_engage_common.stops import ConfigRefused
 
-from piano_actions.cli.asking import LOGGER, as_json, json_of
+from piano_actions.cli.asking import EXIT_REFUSED, LOGGER, as_json, counted, json_of
 from piano_actions.cli.notes import moment_of
 from piano_actions.inbox import DAY, Inbox
 from piano_actions.pushes import Told
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 STATES: Final = (WAITING, *(str(told) for told in Told if told is not Told.LATER), IGNORED, LEFT)
 MOMENTS: Final = ("received_at", "last_at", "worked_at")
+FOUND: Final = ("replayed", "taken", "still_poison")
+"""Counts of events, as against readers."""
 SHOWN: Final = 12
 """Letters of an id."""
 
@@ -36,7 +39,7 @@ def webhooks() -> None:
 @click.option("--state", type=click.Choice(STATES), help="Only these.")
 @click.option("--type", "kind", help="Only events of one type.")
 @click.option("--user", help="Only those of one reader.")
-@click.option("--limit", default=50, show_default=True, help="How many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many.")
 @as_json
 @click.pass_obj
 def list_(
@@ -58,7 +61,7 @@ def list_(
 
 
 @webhooks.command()
-@click.option("--limit", default=50, show_default=True, help="How many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many.")
 @as_json
 @click.pass_obj
 def quarantine(context: Context, limit: int, *, as_json: bool) -> None:
@@ -75,7 +78,7 @@ def quarantine(context: Context, limit: int, *, as_json: bool) -> None:
 
 @webhooks.command()
 @click.argument("ids", nargs=-1)
-@click.option("--days", type=float, help="All events of so many days.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="All events of so many days.")
 @click.option("--quarantine", "poison", is_flag=True, help="What is in quarantine, by the settings as they are now.")
 @as_json
 @click.pass_obj
@@ -83,6 +86,9 @@ def replay(context: Context, ids: tuple[str, ...], days: float | None, *, poison
     """Read the readers of events from Piano again, and tell Engage what changed; IDS may be shortened."""
     if not (ids or days or poison):
         msg = "name events by their ids, or say --days, or --quarantine"
+        raise click.UsageError(msg)
+    if days and poison:
+        msg = "--days does not go with --quarantine"
         raise click.UsageError(msg)
     counts: dict[str, int] = {}
     with context.store() as store:
@@ -100,7 +106,10 @@ def replay(context: Context, ids: tuple[str, ...], days: float | None, *, poison
                 counts |= pusher.send_due(every=poison)
             finally:
                 pusher.close()
-    click.echo(json_of(counts) if as_json else ", ".join(f"{count} {what}" for what, count in counts.items()))
+    click.echo(json_of(counts) if as_json else counted(counts))
+    if ids and not sum(counts.get(what, 0) for what in FOUND):
+        click.echo("Next: no event has an id that begins so; `piano-actions webhooks list` shows them.", err=True)
+        sys.exit(EXIT_REFUSED)
 
 
 @webhooks.command()

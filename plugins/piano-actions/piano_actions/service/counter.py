@@ -129,6 +129,8 @@ class Counter:
             status = str(found.status)
         except (RunStopped, InFlight, ReaderBusy, KeyTaken) as e:
             status = "outage" if isinstance(e, Outage) else type(e).__name__.lower()
+            if isinstance(e, RunStopped):  # the caller is not told which setting it is, so whoever runs it must be
+                self._logger.warning("%s could not be done: %s", request.action, e)
             raise
         else:
             return found

@@ -56,7 +56,7 @@ PROBLEMS: Final[dict[int, str]] = {
     422: "A member is missing or cannot be used.",
     429: "Too many actions; come again after Retry-After.",
     500: "A fault of ours; it was noted.",
-    502: "Piano or Engage refuses us; somebody has to look at the settings.",
+    502: "Piano or Engage refuses us, or a setting is missing. The log of the service says which.",
     503: "Piano, Engage or the store is down, or the reader is busy. Come again with the same key.",
 }
 

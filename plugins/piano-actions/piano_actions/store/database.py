@@ -58,7 +58,10 @@ class Database:
                 self._salt = bytes.fromhex(_meta(connection, "salt", secrets.token_hex(16)))
         except SQLAlchemyError as e:
             self._engine.dispose()
-            msg = f"store_url: the database cannot be opened: {str(e.__cause__ or e).splitlines()[0]}"
+            msg = (
+                f"store_url: the database cannot be opened: {str(e.__cause__ or e).splitlines()[0]}. "
+                "Is its folder, or its server, there, and may this user write to it?"
+            )
             raise StorageFailed(msg) from e
         if version != VERSION:
             self._engine.dispose()

@@ -49,7 +49,7 @@ class House:
         """Write meltano.yml and a file for each application."""
         content = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))
         content |= {"default_environment": "house", "environments": [{"name": "house"}]}
-        content |= {"include_paths": ["apps/*.meltano.yml"], "jobs": []}
+        content |= {"include_paths": ["apps/*.meltano.yml"], "jobs": [], "schedules": []}
         (self.folder / "meltano.yml").write_text(yaml.safe_dump(content), encoding="utf-8")
         (self.folder / "apps").mkdir(exist_ok=True)
         for name in self.apps:

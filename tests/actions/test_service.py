@@ -367,12 +367,23 @@ def test_it_stops_when_what_is_under_way_has_come_to_an_end(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = tmp_path / "process.json"
-    path.write_text(json.dumps({**settings, "secrets": SECRET, "port": port, "request_timeout": 20}))
+    path, target = tmp_path / "process.json", tmp_path / "tells.json"
+    sandbox = piano.server.sandbox
+    target.write_text(json.dumps({
+        "app_id": sandbox.app_id, "api_key": sandbox.api_key, "api_url": piano.server.url,
+        "ledger": str(tmp_path / "ledger.duckdb"),
+    }))  # fmt: skip
+    more = {"secrets": SECRET, "port": port, "request_timeout": 20, "target_config": str(target)}
+    path.write_text(json.dumps({**settings, **more}))
     entry = piano.stopping("Dynamic")
     piano.fault(RESUME, latency=1.0, when="after")
     command = [Path(sys.executable).with_name("piano-actions"), "--config", path, "serve"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, ThreadPoolExecutor(1) as pool:
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as err,
+        subprocess.Popen(command, stderr=err) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
         service = Service(None, f"http://127.0.0.1:{port}")  # type: ignore[arg-type]
         while True:
             try:
@@ -387,8 +398,10 @@ def test_it_stops_when_what_is_under_way_has_come_to_an_end(
         process.send_signal(signal.SIGTERM)
         assert answer.result()[1]["status"] == "done"
         started = psutil.Process(process.pid).children(recursive=True)
+        assert any("spawn_main" in " ".join(one.cmdline()) for one in started), "it works traits out in another process"
         assert process.wait(30) in {0, -signal.SIGTERM}
     assert psutil.wait_procs(started, timeout=20)[1] == []
+    assert log.read_text().splitlines() == [f"serving on http://127.0.0.1:{port}"]
 
 
 @pytest.mark.parametrize("secrets", [None, "", "short", "long-enough-secret-1,short"])

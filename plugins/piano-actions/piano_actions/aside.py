@@ -52,8 +52,8 @@ class Aside:
 
     def close(self) -> None:
         """Let what is under way come to an end, and end the process."""
-        with suppress(BrokenProcessPool):
-            self._process.submit(_close).result()
+        with suppress(BrokenProcessPool):  # which it is, for it ends before it answers
+            self._process.submit(_end).result()
         self._process.shutdown(wait=True)
 
     def look_up(self, ledger: Path | None, user_ids: Iterable[str]) -> dict[str, Known]:
@@ -107,13 +107,14 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-    _close()
-    os._exit(1)
+    _end()
 
 
-def _close() -> None:
+def _end() -> None:
+    """Remove the tables, and be gone: an orderly end of Python has DuckDB complain of what it holds in threads."""
     for one in _RECKONER:
         one.close()
+    os._exit(0)
 
 
 def _look_up(ledger: Path | None, user_ids: list[str]) -> dict[str, Known]:

@@ -29,6 +29,7 @@ from target_recurly_engage.ledger import Ledger
 from target_recurly_engage.traits import Wording
 
 from tests.actions.conftest import Piano, desk_of, settings_for
+from tests.actions.test_service import served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -349,6 +350,19 @@ def test_the_commands_answer_in_words_and_in_json(
     assert ask(*arguments, "--snippet").stdout == (
         'window.location.assign("https://example.com/buy?o=OF1&promo=BACK30");\n'
     )
+
+
+def test_the_service_gives_the_link_as_well(piano: Piano, settings: dict[str, Any], tmp_path: Path) -> None:
+    template = "https://example.com/buy?o={offer_id}&t={term_id}&promo={code}"
+    uid = piano.uid(buyer(piano))
+    with served({**settings, "checkout_url": template}, tmp_path) as service:
+        for _ in range(2):  # the second answer is the one that was kept
+            _, told = service.ask("promo_code", {"user_id": uid, "promotion": "BACK30", "offer_id": "OF 1"})
+            assert told["details"]["checkout_url"] == "https://example.com/buy?o=OF%201&t=&promo=BACK30"
+        _, told = service.ask("promo_code", {"user_id": uid, "promotion": "NONE"})
+        assert (told["reason"], "checkout_url" in (told.get("details") or {})) == ("promotion_unknown", False)
+    with pytest.raises(ConfigRefused, match="checkout_url"), served({**settings, "checkout_url": "x"}, tmp_path):
+        pass
 
 
 def test_either_key_of_a_code_is_taken(tmp_path: Path) -> None:

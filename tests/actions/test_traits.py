@@ -156,6 +156,7 @@ def test_while_a_run_has_the_ledger_it_waits(
     with monkeypatch.context() as patch:
         patch.setattr("piano_actions.traits.look_all_up", busy)
         ask("resubscribe", "--user", uid)
+        assert ask("traits", "push", "--user", uid).exit_code == 75
     (row,) = json.loads(ask("traits", "pending", "--json").stdout)
     assert row["problem"] == "the ledger is in use by a run"
     assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1

@@ -9,8 +9,12 @@ from urllib.parse import quote, urlsplit
 
 from piano_engage_common.stops import ConfigRefused
 
+from piano_actions.words import outcome
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from piano_actions.outcome import Outcome
 
 PLACES: Final = ("code", "offer_id", "term_id", "user_id")
 """What a template may name."""
@@ -48,3 +52,20 @@ def snippet(template: str, values: Mapping[str, str]) -> str:
     """Write the JavaScript that leads a reader to the link; safe within a ``<script>`` as well."""
     address = json.dumps(link(template, values)).replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
     return f"window.location.assign({address});"
+
+
+def linked(found: Outcome, template: str | None, *, user_id: str, offer_id: str | None, term_id: str | None) -> Outcome:
+    """Add the link to the checkout, and the line for a website action, to an outcome with a code.
+
+    Args:
+        found: the outcome; one without a code stays as it is.
+        template: the setting ``checkout_url``; without one there is no link.
+        user_id: the reader.
+        offer_id: for the link.
+        term_id: for the link.
+    """
+    if not template or not found.well:
+        return found
+    values = {"code": found.details["code"], "offer_id": offer_id or "", "term_id": term_id or "", "user_id": user_id}
+    more = {"checkout_url": link(template, values), "snippet": snippet(template, values)}
+    return outcome(found.action, found.status, found.reason, **found.details, **more)

@@ -11,7 +11,7 @@ from piano_engage_common.stops import ConfigRefused, InputRefused, exits
 
 from piano_actions import promotions, terms
 from piano_actions.arms import CONTROL, arm_of
-from piano_actions.checkout import check, link, snippet
+from piano_actions.checkout import check, linked
 from piano_actions.cli.asking import EXIT_REFUSED, LOGGER, as_json, dry_run, json_of, key, tell, usage, user
 from piano_actions.outcome import Status
 from piano_actions.store import Request
@@ -144,7 +144,8 @@ def code(  # noqa: PLR0913 - one argument an option
     params = {name: value for name, value in given.items() if value}
     request = Request("promo_code", user, params, key or uuid.uuid4().hex)
     with usage(), context.desk() as desk:
-        found = _linked(context, desk.run(request, dry_run=dry_run), user=user, offer=offer, term=term)
+        found = desk.run(request, dry_run=dry_run)
+        found = linked(found, context.settings.checkout_url, user_id=user, offer_id=offer, term_id=term)
     _tell(found, as_snippet=as_snippet, as_json=as_json)
 
 
@@ -172,7 +173,7 @@ def arm(
             found = outcome("promo_arm", Status.REFUSED, "control_group", experiment=experiment, arm=drawn)
         else:
             found = outcome("promo_arm", Status.DONE, "code_of_arm", experiment=experiment, arm=drawn, code=drawn)
-        found = _linked(context, found, user=user, offer=offer, term=term)
+        found = linked(found, context.settings.checkout_url, user_id=user, offer_id=offer, term_id=term)
     _tell(found, as_snippet=as_snippet, as_json=as_json)
 
 
@@ -187,16 +188,6 @@ def _check_template(context: Context, *, as_snippet: bool) -> None:
                 "checkout_url: is needed for --snippet, such as https://example.com/buy?offer={offer_id}&promo={code}."
             )
             raise ConfigRefused(msg)
-
-
-def _linked(context: Context, found: Outcome, *, user: str, offer: str | None, term: str | None) -> Outcome:
-    """Add the link to the checkout, where the settings have a template."""
-    template = context.settings.checkout_url
-    if not template or not found.well:
-        return found
-    values = {"code": found.details["code"], "offer_id": offer or "", "term_id": term or "", "user_id": user}
-    more = {"checkout_url": link(template, values), "snippet": snippet(template, values)}
-    return outcome(found.action, found.status, found.reason, **found.details, **more)
 
 
 def _tell(found: Outcome, *, as_snippet: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import uvicorn
 from piano_engage_common.stops import ConfigRefused, exits
 from typing_extensions import override
 
+from piano_actions.checkout import check
 from piano_actions.cli.asking import LOGGER
 from piano_actions.desk import Desk
 from piano_actions.inbox import Inbox
@@ -58,6 +59,8 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
         )
         raise ConfigRefused(msg)
     reader = reader_of(settings)
+    if settings.checkout_url:
+        check(settings.checkout_url)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
     store = Store(settings.store_url)
     piano = client_of(settings, LOGGER, at_once=settings.workers)
@@ -93,7 +96,7 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     hooks = Hooks(reader, inbox, metrics) if reader else None
     if pusher and hooks:
         pusher.courtesy = hooks.courtesy
-    return make_app(counter, gate, metrics, hooks=hooks, close=close)
+    return make_app(counter, gate, metrics, hooks=hooks, checkout_url=settings.checkout_url, close=close)
 
 
 class _Server(uvicorn.Server):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from piano_actions.cli.asking import as_json, counted, dry_run, json_of, user
+from piano_actions.cli.asking import EXIT_REFUSED, EXIT_UNKNOWN, as_json, counted, dry_run, json_of, user
 from piano_actions.cli.notes import moment_of
 from piano_actions.pushes import Told
 
@@ -24,6 +25,9 @@ SENTENCES: Final = {
     Told.ERASED: "This reader was erased; Engage is told nothing of him.",
     Told.UNKNOWN: "Piano does not know this reader: --user takes Piano's uid.",
 }
+
+ENDS: Final = {Told.LATER: EXIT_UNKNOWN, Told.REJECTED: EXIT_REFUSED, Told.UNKNOWN: EXIT_REFUSED}
+"""Exit codes of what is not as it was asked for; all others are 0."""
 
 
 @click.group()
@@ -45,6 +49,7 @@ def push(context: Context, user: str, *, dry_run: bool, as_json: bool) -> None:
         pusher.store.want_push(user)
         told = pusher.push(user)
     click.echo(json_of({"status": str(told)}) if as_json else f"{told}: {SENTENCES[told]}")
+    sys.exit(ENDS.get(told, 0))
 
 
 def _would(found: Mapping[str, object], *, as_json: bool) -> None:

@@ -13,6 +13,8 @@ from piano_engage_common.stops import Outage, RunStopped
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 
+from piano_actions import pool
+from piano_actions.checkout import linked
 from piano_actions.outcome import Status
 from piano_actions.service.asked import FORM, JSON, KEY, LONGEST_BODY, MODELS, OtherType, Unreadable, request_of
 from piano_actions.service.bodies import body_of
@@ -46,7 +48,13 @@ class Told(BaseModel):
 
 
 def make_app(
-    counter: Counter, gate: Gate, metrics: Metrics, *, hooks: Hooks | None = None, close: Callable[[], None]
+    counter: Counter,
+    gate: Gate,
+    metrics: Metrics,
+    *,
+    hooks: Hooks | None = None,
+    checkout_url: str | None = None,
+    close: Callable[[], None],
 ) -> FastAPI:
     """Make the application.
 
@@ -55,6 +63,7 @@ def make_app(
         gate: says who may ask.
         metrics: counts.
         hooks: takes webhooks; None where there is no key for them.
+        checkout_url: template of the link that goes with a promo code.
         close: called at the end.
     """
 
@@ -77,7 +86,7 @@ def make_app(
     for action in MODELS:
         app.add_api_route(
             f"/actions/{action}",
-            _endpoint(action, counter, gate),
+            _endpoint(action, counter, gate, checkout_url),
             methods=["POST"],
             operation_id=action,
             summary=(MODELS[action].__doc__ or "").strip().splitlines()[0],
@@ -163,7 +172,7 @@ def _let_in(gate: Gate, request: Request) -> None:
         raise Turned(401, "unauthorized", PROBLEMS[401], WWW_Authenticate="Bearer")
 
 
-def _endpoint(action: str, counter: Counter, gate: Gate) -> Callable[[Request], Any]:
+def _endpoint(action: str, counter: Counter, gate: Gate, checkout_url: str | None) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         _let_in(gate, request)
         body = await body_of(request, longest=LONGEST_BODY)
@@ -180,7 +189,11 @@ def _endpoint(action: str, counter: Counter, gate: Gate) -> Callable[[Request], 
             raise Turned(415, "type", PROBLEMS[415]) from None
         except Unreadable as e:
             raise Turned(422, "body", str(e)) from None
-        return JSONResponse((await _answered(counter, wanted)).as_dict())
+        found = await _answered(counter, wanted)
+        if action == pool.ACTION:
+            given = {name: wanted.params.get(name) for name in ("offer_id", "term_id")}
+            found = linked(found, checkout_url, user_id=wanted.user_id, **given)
+        return JSONResponse(found.as_dict())
 
     return endpoint
 

@@ -87,6 +87,8 @@ class PromoCode(Asked):
 
     promotion: Text
     term_id: MayBe = None
+    offer_id: MayBe = None
+    """Piano's offer, for the link to the checkout."""
 
 
 class Conversion(Asked):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -357,15 +358,24 @@ from piano_actions import rules
 from piano_actions.aside import Aside
 if __name__ == "__main__":
     one = Aside(rules.target_config(sys.argv[1]))
-    one.look_up(None, ["u"])
+    known = one.look_up(None, ["u"])["u"]
     print("ready", flush=True)
-    time.sleep(60)
+    while True:
+        if {busy}:
+            one.changes({{"u": (known, [{{"subscription_id": "S", "user_id": "u", "aid": "A"}}])}}, now=0)
+        else:
+            time.sleep(1)
 """
 
 
-def test_it_does_not_outlive_who_started_it(first: Nights, tmp_path: Path) -> None:
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_it_does_not_outlive_who_started_it(
+    first: Nights,
+    tmp_path: Path,
+    busy: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
     script = tmp_path / "serves.py"
-    script.write_text(SERVES)
+    script.write_text(SERVES.format(busy=busy))
     command = [sys.executable, str(script), str(first.config)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
@@ -373,6 +383,7 @@ def test_it_does_not_outlive_who_started_it(first: Nights, tmp_path: Path) -> No
         assert parent.stdout.readline() == "ready\n"
         born = psutil.Process(parent.pid).children(recursive=True)
         (child,) = [one for one in born if "spawn_main" in " ".join(one.cmdline())]
+        time.sleep(busy)
         child.send_signal(signal.SIGTERM)  # as systemd sends to all: it waits for who started it
         assert list(tmp_path.glob("piano-actions-*"))
         assert child.is_running()

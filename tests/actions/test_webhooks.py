@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from piano_actions import inbox as inbox_module
 from piano_actions import pushes
 from piano_actions.cli import main
 from piano_actions.inbox import Inbox
+from piano_actions.service.hooks import Hooks
 from piano_actions.store import Store
 from piano_actions.tables import EVENTS, PUSHES, QUARANTINE
 from piano_actions.webhooks import LONGEST_DATA, Event, Poison, Reader, unwrap, wrap
@@ -503,6 +506,36 @@ def test_when_nothing_can_be_stored_piano_has_to_come_again(
         data = _encrypt(world.app.private_key, json.dumps({**ANY, "aid": world.app.aid}))
         assert [service.get(f"{HOOK}?data={one}").status_code for one in (data, "x")] == [503, 503]
         assert service.get(HOOK).status_code == 200
+
+
+def test_who_tells_of_readers_stands_back_while_somebody_calls(
+    settings: dict[str, Any], tmp_path: Path, world: Piano, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, made, keep, begin = threading.Event(), list[Hooks](), Inbox.keep, Hooks.__init__
+
+    def slow(self: Inbox, arrivals: Any) -> list[str]:  # noqa: ANN401 - as it is called
+        assert gate.wait(30)
+        return keep(self, arrivals)
+
+    def noted(self: Hooks, *given: Any) -> None:  # noqa: ANN401 - as it is called
+        begin(self, *given)
+        made.append(self)
+
+    monkeypatch.setattr(Inbox, "keep", slow)
+    monkeypatch.setattr(Hooks, "__init__", noted)
+    monkeypatch.setattr("piano_actions.service.hooks.COURTESY_SECONDS", 30)
+    data = _encrypt(world.app.private_key, json.dumps({**ANY, "aid": world.app.aid}))
+    with served(settings, tmp_path) as service, ThreadPoolExecutor(2) as pool:
+        (hooks,) = made
+        hooks.courtesy()
+        call = pool.submit(service.get, f"{HOOK}?data={data}")
+        until(lambda: not hooks._idle.is_set())
+        standing = pool.submit(hooks.courtesy)
+        with pytest.raises(TimeoutError):
+            standing.result(0.2)
+        gate.set()
+        assert call.result().status_code == 200
+        standing.result(10)
 
 
 def test_without_engages_key_events_are_left_to_the_night_and_events_are_replayed_by_id_or_days(

@@ -287,8 +287,10 @@ class Reckoner:
 
     def close(self) -> None:
         """Remove it."""
-        self._ledger.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            self._ledger.close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def look_up(self, ledger: Path | None, user_ids: Iterable[str]) -> dict[str, Known]:
         """Ask the ledger about readers: :func:`look_all_up`."""

@@ -51,10 +51,10 @@ from piano_actions.cli import main
 main(sys.argv[1:])
 """
 LOSES = """
-keep, count = inbox.Inbox.keep, iter(range(10**9))
-inbox.Inbox.keep = lambda self, arrivals: keep(self, arrivals) if next(count) % 2 else ["waiting"] * len(arrivals)
+keep, first = inbox.Inbox.keep, iter([True])
+inbox.Inbox.keep = lambda self, arrivals: keep(self, arrivals) if next(first, False) else ["waiting"] * len(arrivals)
 """
-"""A double that answers before it stores, and is gone half of the times in between."""
+"""A double that answers before it stores, and is gone in between, but for the first time."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ import pytest
 
 from tests.actions import postgres
 from tests.project.test_two_folders import MELTANO, ROOT, STATE_ID, export, linked, newest
+from tests.target.conftest import ROUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 PAIR = ("run", "--no-install", "tap-piano", "target-recurly-engage")
+
+
+SLOW = pytest.mark.skipif(ROUNDS == 1, reason="takes a minute and more: make fault-test")
 
 
 @pytest.fixture
@@ -70,6 +74,7 @@ def asking(database: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@SLOW
 def test_the_state_of_one_folder_is_that_of_the_other(database: str, tmp_path: Path) -> None:
     first, second = (Checkout(tmp_path / name, database) for name in ("first", "second"))
     code, said = first.meltano("schedule", "list")  # makes the tables, so that two first runs may come at once
@@ -87,6 +92,7 @@ def test_the_state_of_one_folder_is_that_of_the_other(database: str, tmp_path: P
     assert list(tmp_path.rglob("meltano.db")) == []
 
 
+@SLOW
 def test_a_job_that_runs_in_one_folder_is_refused_in_the_other(database: str, tmp_path: Path) -> None:
     first, second = (Checkout(tmp_path / name, database) for name in ("first", "second"))
     log = export(tmp_path / "log.csv", 0)

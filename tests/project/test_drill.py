@@ -14,7 +14,7 @@ import pytest
 from piano_engage_sandbox.testing import serving
 
 from tests.project.test_two_folders import ROOT, linked, newest
-from tests.target.conftest import all_held, places
+from tests.target.conftest import ROUNDS, all_held, places
 from tests.target.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ BACKUP, DRILL, RESTORE = re.findall(
 SNAPSHOT = "meltano --environment=prod run --no-install tap-piano-snapshot target-recurly-engage"
 LOG = SNAPSHOT.replace("snapshot", "log")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(ROUNDS == 1, reason="takes minutes: make fault-test"),
+]
 
 
 @pytest.fixture(scope="module")

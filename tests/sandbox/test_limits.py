@@ -112,6 +112,15 @@ def test_each_user_may_have_a_limit_of_its_own(sandbox: Server) -> None:
     assert [ask(sandbox, user)[0][0] for user in ("u1", "u2", "u1", "u2", "u3")] == [200, 200, 503, 503, 200]
 
 
+@pytest.mark.usefixtures("clock")
+def test_requests_that_name_no_application_do_not_share_its_limit(sandbox: Server) -> None:
+    """Downloads by signed links of several applications at once count against none of them."""
+    sandbox.control("POST", "limits", {"part": "engage", "rate": 1, "at_once": 1, "per": "aid"})
+    assert [status for status, _ in ask(sandbox, count=3)] == [200] * 3
+    (limit,) = sandbox.control("GET", "limits")
+    assert (limit["requests"], limit["violations"]) == (0, 0)
+
+
 def test_what_is_in_flight_can_be_limited(sandbox: Server) -> None:
     sandbox.control("POST", "limits", {"part": "engage", "at_once": 2})
     sandbox.control("POST", "faults", {"part": "engage", "latency": 0.3})

@@ -44,7 +44,8 @@ class Limit(Match):
     at_once: int | None = None
     """Requests in flight."""
     per: Literal["all", "user", "aid", "connection"] = "all"
-    """Whether all requests share the limit, or each user, application or connection has its own."""
+    """Whether all requests share the limit, or each user, application or connection has its own; then it does not
+    hold for requests that name none."""
     status: int = 429
     """What is answered beyond it."""
     retry_after: bool = True
@@ -86,8 +87,10 @@ class Watch:
 
     def enter(self, entry: Entry, moment: float) -> float | None:
         """Let a request in: None, or how long to wait when it goes beyond. Call `leave` once it is over."""
+        key = self._key(entry)
+        if key is None:
+            return None
         self.requests += 1
-        key = "" if self.limit.per == "all" else str(getattr(entry, self.limit.per))
         self._at_once[key] += 1
         wait = self._wait(key, moment)
         if self.limit.at_once is not None and self._at_once[key] > self.limit.at_once:
@@ -97,10 +100,19 @@ class Watch:
 
     def leave(self, entry: Entry) -> None:
         """Note that a request is over."""
-        key = "" if self.limit.per == "all" else str(getattr(entry, self.limit.per))
+        key = self._key(entry)
+        if key is None:
+            return
         self._at_once[key] -= 1
         if self._at_once[key] <= 0:
             del self._at_once[key]
+
+    def _key(self, entry: Entry) -> str | None:
+        """Whose limit a request falls under; None if it names nobody, as the signed link of an export does."""
+        if self.limit.per == "all":
+            return ""
+        owner = getattr(entry, self.limit.per)
+        return None if owner is None else str(owner)
 
     def _wait(self, key: str, moment: float) -> float | None:
         if self.limit.rate is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from piano_engage_sandbox.testing import serving
 
-from tests.target.conftest import places
+from tests.target.conftest import ROUNDS, places
 from tests.target.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MELTANO = Path(sys.executable).with_name("meltano")
 STATE_ID = "demo:tap-piano-to-target-recurly-engage"
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ROUNDS == 1, reason="takes half a minute: make fault-test"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -323,6 +323,7 @@ def million() -> Iterator[Server]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("a million traits")
 @pytest.mark.parametrize(
     "path",
     [

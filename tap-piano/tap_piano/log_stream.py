@@ -334,10 +334,7 @@ class SubscriptionLogStream(PianoStream):
         """Write RECORD messages by the file, with a STATE after each."""
         with self.get_record_counter() as counter, self.get_sync_timer(), RunFolder(temporary_folder()) as folder:
             rows = self._rows(folder.path)
-            extra: dict[str, str | int] = {"time_extracted": datetime.now(tz=UTC).isoformat()}
-            if self._snapshot is not None:
-                extra["version"] = self._snapshot
-            with closing(rows.record_lines(self.name, extra, RECORDS_PER_STATE)) as parts:
+            with closing(rows.record_lines(self.name, self._beside_record(), RECORDS_PER_STATE)) as parts:
                 for part in self._told(parts, rows.rows):
                     self._wire.copy_lines(part.path)
                     part.path.unlink()

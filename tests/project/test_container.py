@@ -141,3 +141,12 @@ def test_the_sandbox_is_started_with_options_that_it_has() -> None:
     for name in ("pair", "actions", "airflow"):
         assert f". {lines}/env" in " ".join(COMPOSE["services"][name]["command"])
         assert COMPOSE["services"][name]["network_mode"] == "service:sandbox", "for its lines say 127.0.0.1"
+
+
+def test_what_a_service_is_told_of_airflow_is_a_setting_of_the_utility() -> None:
+    (airflow,) = [one for one in PROJECT["plugins"]["utilities"] if one["name"] == "airflow"]
+    settings = {setting["name"]: setting for setting in airflow["settings"]}
+    told = {name.removeprefix("AIRFLOW_").lower() for name in COMPOSE["services"]["airflow"]["environment"]}
+    assert told == {"host"}
+    assert told <= settings.keys()
+    assert (settings["host"]["env"], settings["host"]["value"]) == ("AIRFLOW__API__HOST", "127.0.0.1")

@@ -32,15 +32,10 @@ LEDGER_TABLES = {
 
 def start(day: Day) -> subprocess.Popen[bytes]:
     """Start the job on the export of one day, in a process group of its own."""
-    environment = os.environ | {
-        "TAP_PIANO_EXPORT_PATH": str(day.export),
-        "TARGET_RECURLY_ENGAGE_AS_OF": day.as_of,
-        "MELTANO_ENVIRONMENT": "demo",
-    }
     log = (LOGS / "kill-test.log").open("ab")
     command = [str(MELTANO), "run", "--force", "tap-piano", "target-recurly-engage"]
     return subprocess.Popen(  # noqa: S603 - our own
-        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        command, cwd=ROOT, env=os.environ | day.environment, stdout=log, stderr=log, start_new_session=True
     )
 
 

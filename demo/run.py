@@ -22,6 +22,19 @@ RUNS = ROOT / "runs"
 LOGS = ROOT / "output" / "logs"
 MELTANO = Path(sys.executable).with_name("meltano")
 COMMAND = "meltano run tap-piano target-recurly-engage"
+OWN = {
+    "MELTANO_ENVIRONMENT": "demo",
+    "TAP_PIANO_AID": "EXAMPLEAID",
+    "TAP_PIANO_API_TOKEN": "",
+    "TARGET_RECURLY_ENGAGE_DELIVERY": "file",
+    "TARGET_RECURLY_ENGAGE_LEDGER": str(LEDGER / "ledger.duckdb"),
+    "TARGET_RECURLY_ENGAGE_OUTPUT_PATH": str(INGEST),
+    "TARGET_RECURLY_ENGAGE_RUNS_PATH": str(RUNS),
+    **dict.fromkeys(
+        (f"TARGET_RECURLY_ENGAGE_{name}" for name in ("HANDOVER_PATH", "METRICS_PATH", "METRICS_URL", "ALERT_URL")), ""
+    ),
+}
+"""Where the sample comes from and goes to, whatever stands in `.env`: its invented readers must get nowhere else."""
 SHOWN_TRAITS = 6
 SHOWN_SEGMENTS = 3
 
@@ -37,6 +50,11 @@ class Day:
     def export(self) -> Path:
         """The export of that morning."""
         return ROOT / "samples" / f"subscription-log-day-{self.number}.csv"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a run on it."""
+        return OWN | {"TAP_PIANO_EXPORT_PATH": str(self.export), "TARGET_RECURLY_ENGAGE_AS_OF": self.as_of}
 
 
 DAYS = (Day(1, "2026-03-28T06:00:00+01:00"), Day(4, "2026-03-31T06:00:00+02:00"))
@@ -67,12 +85,7 @@ def run(day: Day) -> dict[str, Any] | None:
         The summary that the target wrote; None when the run failed, which is then told.
     """
     log = LOGS / f"demo-day-{day.number}.log"
-    environment = os.environ | {
-        "TAP_PIANO_EXPORT_PATH": str(day.export),
-        "TARGET_RECURLY_ENGAGE_AS_OF": day.as_of,
-        "MELTANO_ENVIRONMENT": "demo",
-        "NO_COLOR": "1",
-    }
+    environment = os.environ | day.environment | {"NO_COLOR": "1"}
     before = set(RUNS.glob("*.json"))
     with log.open("wb") as output, waiting():
         # --force: a demo that was killed a minute ago would be refused until Meltano's heartbeat is stale.

@@ -36,6 +36,8 @@ OWN: Final = {
     "piano-actions": ("api_token", "secrets", "hmac_secret", "private_key"),
 }  # fmt: skip
 """Settings of an account, by plugin."""
+APART: Final = ("data_sources_path",)
+"""Places of the target that have no default and that two applications must not share: their files have one name."""
 ASKED: Final = (
     ("tap-piano", "api_token", "Piano's API token of the application"),
     ("target-recurly-engage", "s3_bucket", "Engage's ingest folder: Pulse shows the four under Show Credentials"),
@@ -161,8 +163,13 @@ def _target(name: str) -> Content:
     return {
         "name": f"target-recurly-engage-{name}",
         "inherit_from": "target-recurly-engage",
-        "config": {"application": name, **_places(name), **_own("target-recurly-engage", name)},
+        "config": _config_of_target(name),
     }
+
+
+def _config_of_target(name: str) -> Content:
+    apart = {setting: f"${variable('target-recurly-engage', name, setting)}" for setting in APART}
+    return {"application": name, **_places(name), **apart, **_own("target-recurly-engage", name)}
 
 
 def _asked(name: str) -> Content:
@@ -173,7 +180,7 @@ def _asked(name: str) -> Content:
         "inherit_from": "recurly-engage",
         "namespace": prefix.lower(),
         "env": {"TARGET_RECURLY_ENGAGE_ACCOUNT": prefix},
-        "config": {"application": name, **_places(name), **_own("target-recurly-engage", name)},
+        "config": _config_of_target(name),
     }
 
 

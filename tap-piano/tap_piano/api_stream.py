@@ -206,9 +206,7 @@ class ApiStream(PianoStream):
         with self.get_record_counter() as counter, self.get_sync_timer():
             before = f'{{"type":"RECORD","stream":{json.dumps(self.name)},"record":'.encode()
             for chunk in self._told_before_it_ends(filter(None, self._read())):
-                extra = {"time_extracted": datetime.now(tz=UTC).isoformat()}
-                version = f',"version":{self._snapshot}' if self._snapshot is not None else ""
-                after = f',"time_extracted":"{extra["time_extracted"]}"{version}}}\n'.encode()
+                after = f",{json.dumps(self._beside_record(), separators=(',', ':'))[1:]}\n".encode()
                 self._wire.write_lines(b"".join(before + record + after for record in chunk))
                 for _ in chunk:
                     counter.increment()

@@ -90,6 +90,11 @@ class PianoStream(Stream):
 
     # Writing
 
+    def _beside_record(self) -> dict[str, str | int]:
+        """Give what a RECORD message says beside its record: when it was read, and of which snapshot it is."""
+        version = {} if self._snapshot is None else {"version": self._snapshot}
+        return {"time_extracted": datetime.now(tz=UTC).isoformat()} | version
+
     @cached_property
     def _fast(self) -> bool:
         """Whether records can go out as they are made."""

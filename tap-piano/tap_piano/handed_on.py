@@ -1,4 +1,4 @@
-"""Whether the export files hold what was handed on before, so that nobody need read them again.
+"""What the tap's state claims to have handed on, and whether export files hold nothing else.
 
 What they hold decides, never their names or times: an exporter may write each night's export over the last one, with
 the same size and, after a copy, with an older time. The stream's bookmark keeps, under :data:`KEY`,
@@ -8,7 +8,13 @@ the same size and, after a copy, with an older time. The stream's bookmark keeps
     the files. Two that read the same files, such as an hourly job and a nightly one, differ in the first part only;
 ``after``
     the signature of what was handed on before it, when only changes since then were sent: who has not taken that in
-    lacks rows. A run that had nothing to read builds on what it claims itself. None when all rows were sent.
+    lacks rows. A run that had nothing to read builds on what it claims itself. None when all rows were sent, or when
+    nobody can name what was handed on before;
+``all``
+    whether all rows were sent.
+
+What Piano makes at our request is read in every run, so its content need not be compared: in its place stands
+:data:`JOB` and a number of its own.
 
 A target that keeps what it takes in can hold this against what it has.
 """
@@ -17,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
 
 KEY: Final = "handed_on"
 SKIP, READ = "skip", "read"
+
+JOB: Final = "job:"
 
 BLOCK: Final = 1 << 20
 
@@ -58,7 +67,6 @@ def signature(
         method: how the stream is replicated.
         progress: told how far the reading is.
     """
-    made_by = [version("tap-piano"), {name: config[name] for name in config if name not in HARMLESS}]
     sources = list(dict.fromkeys(export.source for export in exports))
     done, size = 0, sum(source.stat().st_size for source in sources)
     contents = []
@@ -70,7 +78,17 @@ def signature(
                     content.update(block)
                     done += len(block)
             contents.append(content.hexdigest())
-    return f"{_digest([*made_by, sorted(properties), method])[:16]}-{_digest(contents)}"
+    return f"{_who(config, properties, method)}-{_digest(contents)}"
+
+
+def signature_of_job(*, config: Mapping[str, Any], properties: Iterable[str], method: str) -> str:
+    """Give a name to what comes of an export job; the arguments are those of :func:`signature`."""
+    return f"{_who(config, properties, method)}-{JOB}{uuid.uuid4().hex}"
+
+
+def _who(config: Mapping[str, Any], properties: Iterable[str], method: str) -> str:
+    settings = {name: config[name] for name in config if name not in HARMLESS}
+    return _digest([version("tap-piano"), settings, sorted(properties), method])[:16]
 
 
 def _digest(facts: object) -> str:
@@ -84,9 +102,9 @@ def claimed(bookmark: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def claim(bookmark: MutableMapping[str, Any], of: str | None, *, after: str | None = None) -> None:
+def claim(bookmark: MutableMapping[str, Any], of: str | None, *, after: str | None = None, whole: bool = False) -> None:
     """Write into a bookmark what was handed on; nothing, where a run may have handed on part of something."""
     if of is not None:
-        bookmark[KEY] = {"signature": of, "after": after}
+        bookmark[KEY] = {"signature": of, "after": after, "all": whole}
     elif KEY in bookmark:
         bookmark[KEY] = None  # not removed: whoever merges states would bring it back

@@ -20,7 +20,7 @@ from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY
 from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
 from tap_piano.fields import NAMEABLE
 from tap_piano.files import open_exports, read_header
-from tap_piano.handed_on import SKIP, claim, claimed, signature
+from tap_piano.handed_on import SKIP, claim, claimed, signature, signature_of_job
 from tap_piano.log import LogCounts, LogOptions, SubscriptionLog
 from tap_piano.schema import log_schema
 from tap_piano.selection import Selection
@@ -75,6 +75,7 @@ class SubscriptionLogStream(PianoStream):
         self._log_counts: LogCounts | None = None
         self._signature: str | None = None
         self._before: str | None = None
+        self._whole = False
 
     # Selection
 
@@ -203,11 +204,7 @@ class SubscriptionLogStream(PianoStream):
         if self._job is not None or self.config["unchanged_files"] != SKIP or self.ABORT_AT_RECORD_COUNT is not None:
             return False
         self._signature = signature(
-            [export for export, _ in self._exports],
-            config=self.config,
-            properties=[name for name in self.schema["properties"] if self.mask.get(("properties", name), False)],
-            method=self.replication_method,
-            progress=self._progress,
+            [export for export, _ in self._exports], progress=self._progress, **self._way_of_reading
         )
         if self._signature != self._before:
             return False
@@ -218,11 +215,31 @@ class SubscriptionLogStream(PianoStream):
         )
         return True
 
+    @property
+    def _way_of_reading(self) -> dict[str, Any]:
+        properties = [name for name in self.schema["properties"] if self.mask.get(("properties", name), False)]
+        return {"config": self.config, "properties": properties, "method": self.replication_method}
+
+    def _begin_claim(self) -> None:
+        """Claim nothing before the last row, for files are passed by when they were handed on.
+
+        What comes of a job is not, and it goes by the bookmark: of all that is older, it may claim that from the first.
+        """
+        self._whole = not self._incremental or self.stream_state.get("replication_key_value") is None
+        claim(self.stream_state, None)
+        if self._job is not None:
+            self._signature = signature_of_job(**self._way_of_reading)
+            self._claim()
+
+    def _claim(self) -> None:
+        before = self._before if self._incremental else None
+        claim(self.stream_state, self._signature, after=before, whole=self._whole)
+
     @override
     def _close_snapshot(self) -> None:
-        """Claim what was handed on, unless rows were rejected: those are looked at in every run."""
+        """Claim what was handed on, unless rows of files were rejected: those are looked at in every run."""
         if self._log_counts is not None and not self._log_counts.rejected:
-            claim(self.stream_state, self._signature, after=self._before if self._incremental else None)
+            self._claim()
         super()._close_snapshot()
 
     # Reading
@@ -235,7 +252,7 @@ class SubscriptionLogStream(PianoStream):
             StorageFailed: the disk is full.
         """
         self._write_starting_replication_value(None)
-        claim(self.stream_state, None)
+        self._begin_claim()
         self._selection.warn_of_missing(self.logger)
         connection = connect(spill=folder / "spill", memory_limit=self.config["memory_limit"])
         log = self._log(connection, folder)
@@ -334,10 +351,7 @@ class SubscriptionLogStream(PianoStream):
         """Write RECORD messages by the file, with a STATE after each."""
         with self.get_record_counter() as counter, self.get_sync_timer(), RunFolder(temporary_folder()) as folder:
             rows = self._rows(folder.path)
-            extra: dict[str, str | int] = {"time_extracted": datetime.now(tz=UTC).isoformat()}
-            if self._snapshot is not None:
-                extra["version"] = self._snapshot
-            with closing(rows.record_lines(self.name, extra, RECORDS_PER_STATE)) as parts:
+            with closing(rows.record_lines(self.name, self._beside_record(), RECORDS_PER_STATE)) as parts:
                 for part in self._told(parts, rows.rows):
                     self._wire.copy_lines(part.path)
                     part.path.unlink()

@@ -39,6 +39,7 @@ _BUSY: Final = frozenset({
     "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "OperationAborted",
     "RequestLimitExceeded", "BadDigest", "408", "429",
 })  # fmt: skip
+_PUTTING: Final = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
 _REMEDIES: Final = {
     "ExpiredToken": "The credentials are only good for a time; get new ones",
     "RequestTimeTooSkewed": "Set the clock of this machine",
@@ -158,7 +159,15 @@ class BucketClient:
             return None
 
     def upload(
-        self, path: Path, key: str, *, size: int, sha256: str, content_type: str, count: Callable[[int], None]
+        self,
+        path: Path,
+        key: str,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        count: Callable[[int], None],
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """Put a file there, and compare what the server then tells of it.
 
@@ -169,6 +178,7 @@ class BucketClient:
             sha256: its checksum, in hexadecimal.
             content_type: what it is.
             count: told of bytes as they leave.
+            before: called before each attempt of each request; what it raises ends the upload, and nothing appears.
 
         Raises:
             Outage: another object lies there afterwards, or the server did not answer.
@@ -176,7 +186,7 @@ class BucketClient:
         """
         from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]  # noqa: PLC0415 - as boto3
 
-        with self.told("PutObject", self.location_of(key)):
+        with self.told("PutObject", self.location_of(key)), self._asked(before):
             self.client.upload_file(
                 str(path),
                 self.bucket.name,
@@ -192,6 +202,22 @@ class BucketClient:
                 ),
             )
         self._compare(path, key, size, sha256)
+
+    @contextmanager
+    def _asked(self, before: Callable[[], None]) -> Iterator[None]:
+        """Have *before* called before all that puts something there; what makes good a broken upload goes unasked."""
+
+        def ask(**_: object) -> None:
+            before()
+
+        events = [f"before-send.s3.{call}" for call in _PUTTING]
+        for event in events:
+            self.client.meta.events.register(event, ask)
+        try:
+            yield
+        finally:
+            for event in events:
+                self.client.meta.events.unregister(event, ask)
 
     def location_of(self, key: str) -> str:
         """Write an object's address."""

@@ -6,7 +6,8 @@ hold, under :data:`KEY`, a ``signature`` of what was handed on and, in ``after``
 the ledger keeps the signatures in the transaction that takes the rows in. A state without the key claims nothing.
 
 Several taps may read the same export for one ledger, each with a state of its own. So a signature ends with a hyphen
-and what names the content alone; one without a hyphen is all content.
+and what names the content alone; one without a hyphen is all content. A content that begins with :data:`JOB` was made
+by Piano at that moment, so it is newer than any file that somebody has put there before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
 
 KEY: Final = "handed_on"
+JOB: Final = "job:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,13 @@ class Claim:
         signature: of what was handed on in full; None where the state claims nothing.
         after: what it builds on; None where it is all there is. It is the same as *signature* where the run had
             nothing to hand on.
+        whole: all rows were handed on, also where they were not said to be complete.
     """
 
     stream: str
     signature: str | None = None
     after: str | None = None
+    whole: bool = False
 
 
 def claims_of(state: object, streams: Iterable[str]) -> Iterator[Claim]:
@@ -47,7 +51,9 @@ def claims_of(state: object, streams: Iterable[str]) -> Iterator[Claim]:
         found = _within(_within(_within(state, "bookmarks"), stream), KEY)
         signature, after = (_within(found, name) for name in ("signature", "after"))
         if isinstance(signature, str):
-            yield Claim(stream, signature, after if isinstance(after, str) else None)
+            yield Claim(
+                stream, signature, after if isinstance(after, str) else None, whole=_within(found, "all") is True
+            )
         else:
             yield Claim(stream)
 
@@ -82,9 +88,14 @@ def _taken(ledger: Ledger, stream: str) -> list[str | None]:
 
 
 def _of_one_content(taken: Iterable[str | None]) -> list[str | None]:
-    """List the newest of what was taken in, back to where the content was another one."""
-    groups = groupby(reversed(list(taken)), key=lambda one: one and one.rpartition("-")[2])
-    return list(next(groups)[1]) if taken else []
+    """List the newest of what was taken in, back to where the content of a file was another one."""
+    of_files = [one for one in taken if not (one and _content_of(one).startswith(JOB))]
+    groups = groupby(reversed(of_files), key=lambda one: one and _content_of(one))
+    return list(next(groups)[1]) if of_files else []
+
+
+def _content_of(signature: str) -> str:
+    return signature.rpartition("-")[2]
 
 
 def _within(value: object, name: str) -> Any:  # noqa: ANN401 - JSON

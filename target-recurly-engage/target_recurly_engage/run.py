@@ -221,7 +221,7 @@ class Run:
         clock = self.summary.started_at.isoformat()
         for claim in self.claims:
             take_at_its_word(self._ledger, claim)
-        self.sources.merge(self._contract)
+        self.sources.merge(self._contract, whole=any(claim.whole for claim in self.claims))
         self._take_over(clock)
         reopen_overtaken(self._ledger, clock)
         for trait, why in self._contract.clashes().items():

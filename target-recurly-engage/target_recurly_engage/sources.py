@@ -91,10 +91,15 @@ class Sources:
 
     # Merging
 
-    def merge(self, contract: Contract) -> None:
-        """Bring the ledger up to date with what came; to be called inside a transaction."""
+    def merge(self, contract: Contract, *, whole: bool) -> None:
+        """Bring the ledger up to date with what came; to be called inside a transaction.
+
+        Args:
+            contract: which traits there are.
+            whole: the tap says that it has sent all subscriptions, and not only what changed.
+        """
         if self._subscriptions:
-            self._merge_subscriptions(self._subscriptions, contract)
+            self._merge_subscriptions(self._subscriptions, contract, whole=whole)
         for one in self._catalogue.values():
             self._merge_catalogue(one)
         for intake in self._users.values():
@@ -102,14 +107,14 @@ class Sources:
         if self._api:
             self._summary.api = merge_api(self._ledger, self._api.table, complete=self._complete[self._api])
 
-    def _merge_subscriptions(self, intake: SubscriptionsIntake, contract: Contract) -> None:
+    def _merge_subscriptions(self, intake: SubscriptionsIntake, contract: Contract, *, whole: bool) -> None:
         complete = self._complete[intake]
         self._check_columns("the export", intake, contract.own, contract.wording)
         with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
             done = merge(self._ledger, complete=complete)
         self._summary.merge = done
         self._brake.check_rows("the subscription log", done, complete=complete)
-        if not complete and intake.rows and not done.before:
+        if not complete and not whole and intake.rows and not done.before:
             self._logger.warning(
                 "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
                 "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"

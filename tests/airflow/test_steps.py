@@ -66,6 +66,23 @@ def test_a_step_has_its_own_system_folder_with_the_projects_plugins(run: Callabl
     assert run("north", CODE="75") == 75
 
 
+def test_plugins_that_are_installed_after_a_first_step_are_found_by_the_next(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    """Meltano makes the folders that it misses, which would stand in the way of the project's for good."""
+    (tmp_path / ".meltano" / "extractors").rmdir()
+    makes = "#!/bin/sh\nmkdir -p $MELTANO_SYS_DIR_ROOT/extractors/tap $MELTANO_SYS_DIR_ROOT/utilities/asked\n"
+    (tmp_path / "works").write_text(makes)
+    assert run("north") == 0
+    for kind in ("extractors", "loaders", "utilities"):
+        program = tmp_path / ".meltano" / kind / "plugin" / "venv" / "bin" / "plugin"
+        program.parent.mkdir(parents=True)
+        program.touch()
+    assert run("north") == 0
+    system = tmp_path / ".meltano" / "airflow" / "applications" / "north"
+    assert len(list(system.glob("*/plugin/venv/bin/plugin"))) == 3
+
+
 def test_one_application_never_runs_twice_at_once_and_others_beside_it(run: Callable[..., int], tmp_path: Path) -> None:
     threads = [threading.Thread(target=run, args=("north",), kwargs={"TAKES": "0.4"}) for _ in range(3)]
     for thread in threads:

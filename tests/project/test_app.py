@@ -92,6 +92,8 @@ def test_what_belongs_to_an_account_is_named_anew_wherever_it_could_be_inherited
         config = plugins[plugin]["config"]
         assert {name: config.get(name) for name in own} == {name: f"${prefix}_{name.upper()}" for name in own}
     prefix = "TARGET_RECURLY_ENGAGE_TITLE2"
+    for plugin in ("target-recurly-engage-title2", "recurly-engage-title2"):
+        assert plugins[plugin]["config"]["data_sources_path"] == f"${prefix}_DATA_SOURCES_PATH", "both write offers.csv"
     assert plugins["recurly-engage-title2"]["env"]["TARGET_RECURLY_ENGAGE_ACCOUNT"] == prefix
     assert plugins["piano-actions-title2"]["env"]["TARGET_RECURLY_ENGAGE_ACCOUNT"] == prefix
 

@@ -116,6 +116,27 @@ def test_what_a_run_must_not_lose_lies_in_a_volume() -> None:
     assert set(kept) <= mounted
 
 
+def test_a_command_that_removes_its_container_keeps_what_a_run_must_not_lose() -> None:
+    """A volume without a name goes with the container, and with it the files that the ledger holds as told."""
+    texts = [path.read_text(encoding="utf-8") for path in (CONTAINERFILE, ROOT / "docs" / "production.md")]
+    commands = [
+        line
+        for text in texts
+        for line in text.replace("\\\n#", "").splitlines()
+        if "docker run" in line and "--rm" in line
+    ]
+    assert len(commands) == 2
+    kept = set(yaml.safe_load(dict(instructions())["VOLUME"]))
+    for command in commands:
+        assert set(re.findall(r"-v [\w-]+:(\S+)", command)) == kept
+
+
+def test_the_trial_tells_the_sandbox() -> None:
+    """The environment `prod` writes files, as long as nobody says otherwise."""
+    for name in ("pair", "airflow"):
+        assert COMPOSE["services"][name]["environment"]["TARGET_RECURLY_ENGAGE_DELIVERY"] == "ingest"
+
+
 @pytest.mark.parametrize("service", COMPOSE["services"])
 def test_a_service_starts_what_there_is(service: str) -> None:
     one = COMPOSE["services"][service]
@@ -141,3 +162,13 @@ def test_the_sandbox_is_started_with_options_that_it_has() -> None:
     for name in ("pair", "actions", "airflow"):
         assert f". {lines}/env" in " ".join(COMPOSE["services"][name]["command"])
         assert COMPOSE["services"][name]["network_mode"] == "service:sandbox", "for its lines say 127.0.0.1"
+
+
+def test_what_a_service_is_told_of_airflow_is_a_setting_of_the_utility() -> None:
+    (airflow,) = [one for one in PROJECT["plugins"]["utilities"] if one["name"] == "airflow"]
+    settings = {setting["name"]: setting for setting in airflow["settings"]}
+    environment = COMPOSE["services"]["airflow"]["environment"]
+    told = {name.removeprefix("AIRFLOW_").lower() for name in environment if name.startswith("AIRFLOW")}
+    assert told == {"host"}
+    assert told <= settings.keys()
+    assert (settings["host"]["env"], settings["host"]["value"]) == ("AIRFLOW__API__HOST", "127.0.0.1")

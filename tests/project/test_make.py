@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import duckdb
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = re.compile(
@@ -28,6 +31,27 @@ def test_make_run_prints_what_the_readme_shows() -> None:
     assert shown is not None
     assert stable(done.stdout) == stable(shown[1])
     assert done.stderr == ""
+
+
+def test_the_sample_goes_nowhere_else_whatever_the_file_of_settings_says() -> None:
+    """With the settings of a house in reach: its ledger, its Engage and its monitors are left alone."""
+    nowhere = "http://127.0.0.1:9"
+    house = {
+        "MELTANO_ENVIRONMENT": "prod", "TAP_PIANO_AID": "ReAlAiD123", "TAP_PIANO_API_TOKEN": "t",
+        **{f"TARGET_RECURLY_ENGAGE_{name}": value for name, value in {
+            "DELIVERY": "ingest", "APP_ID": "a", "API_KEY": "k", "API_URL": nowhere, "LEDGER": "/dev/null/ledger",
+            "HANDOVER_PATH": "/dev/null/h", "RUNS_PATH": "/dev/null/r", "OUTPUT_PATH": "/dev/null/o",
+            "ALERT_URL": nowhere, "METRICS_URL": nowhere, "METRICS_PATH": "/dev/null/m",
+        }.items()},
+    }  # fmt: skip
+    command = [sys.executable, ROOT / "demo" / "run.py"]
+    done = subprocess.run(command, env=os.environ | house, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        sum("could not be told" in log.read_text(encoding="utf-8") for log in (ROOT / "output" / "logs").glob("*")) == 0
+    )
+    with duckdb.connect(str(ROOT / ".meltano" / "demo" / "ledger.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT DISTINCT aid FROM subscriptions").fetchall() == [("EXAMPLEAID",)]
 
 
 def test_pins_are_those_of_the_lock() -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 API_STREAMS = ("offers", "promo_codes", "promotions", "resources", "subscriptions", "term_change_options", "terms")
 
 
+def claim(run: Run) -> dict[str, Any]:
+    return dict(last_state(run)["bookmarks"]["subscription_log"]["handed_on"])
+
+
 def of(run: Run, stream: str) -> list[dict[str, Any]]:
     return [message["record"] for message in run.of_type("RECORD") if message["stream"] == stream]
 
@@ -45,3 +49,17 @@ def test_three_days_later_only_what_changed_comes(piano: Server, settings: dict[
     for stream in ("subscription_log", "subscriptions"):
         assert after[stream]["replication_key_value"] > before[stream]["replication_key_value"]
     assert of(later, "terms") == of(later, "resources") == of(later, "offers") == []
+
+
+def test_each_export_job_is_claimed_under_a_name_of_its_own_and_builds_on_the_one_before(
+    settings: dict[str, Any], sync: Tap, select: Callable[..., dict[str, Any]]
+) -> None:
+    catalog = select("subscription_log")
+    first = sync(None, catalog=catalog, **settings)
+    second = sync(None, catalog=catalog, state=last_state(first), **settings)
+    one, two = claim(first), claim(second)
+    assert (one["after"], one["all"]) == (None, True)
+    assert (two["after"], two["all"]) == (one["signature"], False)
+    assert two["signature"] != one["signature"]
+    assert one["signature"].partition("-")[2].startswith("job:")
+    assert [state["handed_on"] for state in first.states[-2:]] == [one, one], "from the first, it goes by the bookmark"

@@ -57,8 +57,9 @@ def test_what_was_handed_on_is_not_read_again(
     assert len(first.records) + len(first.batch_rows) == len(rows)
     assert last_state(third) == last_state(second)
     assert second.bookmark == first.bookmark
-    assert claim(first)["after"] is None
-    assert claim(second) == {"signature": claim(first)["signature"], "after": claim(first)["signature"]}
+    signature = claim(first)["signature"]
+    assert claim(first) == {"signature": signature, "after": None, "all": True}
+    assert claim(second) == {"signature": signature, "after": signature, "all": False}
 
 
 def test_name_and_time_of_a_file_mean_nothing(export: Path, sync: Tap) -> None:
@@ -189,6 +190,17 @@ def test_rejected_rows_are_looked_at_in_every_run(exports: Exports, make_row: Ma
     assert not skipped(sync(path, state=last_state(first), max_reject_fraction=0.5))
 
 
+def test_what_follows_a_bookmark_is_not_all_also_where_nobody_can_name_what_was_handed_on(
+    exports: Exports, make_row: MakeRow, sync: Tap
+) -> None:
+    path = exports.csv([*day(make_row, 2), make_row(9, Total_charged="much", Modify_time="2025-01-03 00:00:00 +0000")])
+    first = sync(path, max_reject_fraction=0.5)
+    assert (claim(first), first.bookmark is None) == (None, False)
+    exports.csv(day(make_row, 4))
+    then = claim(sync(path, state=last_state(first)))
+    assert (then["after"], then["all"]) == (None, False)
+
+
 def test_nothing_is_claimed_before_the_last_row(
     exports: Exports, make_row: MakeRow, sync: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +211,8 @@ def test_nothing_is_claimed_before_the_last_row(
     second = sync(path, state=last_state(first))
     old, new = claim(first)["signature"], claim(second)["signature"]
     assert [state.get("handed_on") for state in second.states] == [
-        {"signature": old, "after": old}, None, None, None, {"signature": new, "after": old},
+        {"signature": old, "after": old, "all": False}, None, None, None,
+        {"signature": new, "after": old, "all": False},
     ]  # fmt: skip
 
 
@@ -209,7 +222,8 @@ def test_an_export_that_is_refused_claims_nothing_new(exports: Exports, make_row
     path.write_text(path.read_text() + "cut")
     refused = tap(path, state=last_state(first))
     assert refused.code == InputRefused.exit_code
-    assert claim(refused) == {"signature": claim(first)["signature"], "after": claim(first)["signature"]}
+    signature = claim(first)["signature"]
+    assert claim(refused) == {"signature": signature, "after": signature, "all": False}
 
 
 def test_a_signature_has_no_secret_in_it() -> None:

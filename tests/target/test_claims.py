@@ -20,8 +20,8 @@ run.take_at_its_word = lambda ledger, claim: None
 """A broken double: whatever the state says is believed."""
 
 
-def state(signature: str | None, after: str | None = None) -> dict[str, Any]:
-    claim = None if signature is None else {"signature": signature, "after": after}
+def state(signature: str | None, after: str | None = None, **more: bool) -> dict[str, Any]:
+    claim = None if signature is None else {"signature": signature, "after": after, **more}
     return {"bookmarks": {STREAM: {"replication_key_value": "2026-03-28", "handed_on": claim}}}
 
 
@@ -138,6 +138,36 @@ def test_what_nobody_can_name_is_not_passed_by(engage: Engage) -> None:
     engage.run(export(engage, "A"))
     assert engage.run(export(engage, None, readers=4)).code == 0
     assert_refused(engage, engage.run(unchanged(engage, "A")))
+
+
+def test_what_piano_makes_between_does_not_bring_an_unchanged_file_into_doubt(engage: Engage) -> None:
+    """As where an hourly job reads the API, and a nightly one a file, into one ledger."""
+    engage.run(export(engage, "night-A"))
+    jobs = [state("log-job:1", all=True), state("log-job:2", "log-job:1"), state("log-job:3", "log-job:2")]
+    for one in jobs:
+        assert engage.run(engage.messages([engage.subscription()], state=one)).code == 0
+        assert engage.run(unchanged(engage, "night-A")).code == 0
+    assert taken(engage) == ["night-A", "log-job:1", "log-job:2", "log-job:3"]
+    assert_refused(engage, engage.run(unchanged(engage, "night-B")))
+    engage.run(export(engage, "night-B", "night-A"))
+    assert_refused(engage, engage.run(unchanged(engage, "night-A")))
+    engage.ledger.unlink()
+    assert_refused(engage, engage.run(engage.messages([], state=state("log-job:4", "log-job:3"))))
+
+
+@pytest.mark.parametrize(
+    ("value", "warned"),
+    [
+        (state("log-job:1", all=True), False), (state("log-A", all=True), False), (state("log-A", all=False), True),
+        (state("log-A"), True), (state(None), True), (None, True),
+    ],
+)  # fmt: skip
+def test_a_new_ledger_is_warned_of_unless_the_tap_says_that_all_was_sent(
+    value: object, *, warned: bool, engage: Engage
+) -> None:
+    run = engage.run(engage.messages(engage.subscriptions(3), state=value))
+    assert run.code == 0, run.log
+    assert any("the ledger is new" in line for line in run.warnings) is warned
 
 
 def test_what_was_held_or_tried_was_not_taken_in(engage: Engage) -> None:

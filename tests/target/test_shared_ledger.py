@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 INGEST = ("app_id", "api_key", "api_url")
 pytestmark = pytest.mark.usefixtures("one_session")
+LOSES_IT_DURING_THE_UPLOAD = """
+from target_recurly_engage import bucket
+from target_recurly_engage.shared.lease import Lease, LeaseLost
+asked, part = 0, bucket.PART_BYTES
+def hold(self):
+    global asked
+    asked += 1
+    bucket.PART_BYTES = 1024 if {after} > 1 else part
+    if asked > {after}:
+        bucket.PART_BYTES = part
+        raise LeaseLost("ledger: the lease is lost: it could not be renewed for 60 s.")
+Lease.hold = hold
+"""
+"""Where it is lost late, the file goes in parts."""
 LOGGER = logging.getLogger("tests")
 DEFAULTS = {name: schema.get("default") for name, schema in SETTINGS["properties"].items()}
 
@@ -290,3 +304,21 @@ def test_no_secret_is_in_anything_that_a_run_leaves(machines: Machines) -> None:
     written += [machines.shelf.content(key) for key in machines.shelf.keys("")]
     assert len(written) > 6
     assert not [secret for secret in secrets for one in written if secret.encode() in one]
+
+
+@pytest.mark.parametrize("more", [1, 2, 3])
+def test_a_file_on_its_way_does_not_appear_once_the_ledger_is_anybodys(more: int, shelf: Shelf, tmp_path: Path) -> None:
+    """An upload may take longer than a lease: else it would land after what the next holder sends of the same readers.
+
+    It is lost after that many questions: before the file is begun, and before each request for it.
+    """
+    machines = Machines(shelf, tmp_path)
+    files: dict[str, Any] = places(shelf.server) | {"delivery": "s3", "s3_prefix": f"{shelf.key}/ingest/"}
+    readers = machines.readers(3, term_name="a long name of a term " * 50)
+    files["max_value_length"] = 5000
+    lost = machines.run(readers, script=LOSES_IT_DURING_THE_UPLOAD.format(after=more), **files)
+    assert lost.code == Outage.exit_code, lost.log
+    assert "the lease is lost" in lost.errors
+    assert (lost.states, shelf.keys("ingest/")) == ([], [])
+    assert machines.run(readers, **files).code == 0
+    assert len(shelf.keys("ingest/")) == 1

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from target_recurly_engage.watch.status import FILE, Status
 from tests.target.conftest import places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.target.conftest import Engage
@@ -42,6 +43,8 @@ class Receiver:
     url: str
     status: int = 200
     got: list[tuple[str, str, bytes]] = field(default_factory=list)
+    meanwhile: Callable[[], object] | None = None
+    """Happens once, before a message is answered, and has two seconds for it."""
 
     @property
     def texts(self) -> list[str]:
@@ -57,6 +60,10 @@ def receiving() -> Iterator[Receiver]:
         def take(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             found.got.append((self.command, self.path, body))
+            if found.meanwhile:
+                meanwhile, found.meanwhile = found.meanwhile, None
+                meanwhile()
+                time.sleep(2)
             self.send_response(found.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -232,6 +239,20 @@ def test_a_message_that_does_not_arrive_fails_no_run_and_is_sent_by_the_next(
     assert len(receiver.got) == 1
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_message_that_was_sent_elsewhere_has_not_arrived(status: int, engage: Engage, receiver: Receiver) -> None:
+    """As where an address begins with http, and the receiver wants https: nothing is taken, and nothing followed."""
+    watched = {"alert_url": receiver.url, "metrics_url": receiver.url, "application": "t"}
+    receiver.status = status
+    done = engage.run(engage.snapshot([]), timezone="Mars/Olympus", **watched)
+    assert [method for method, _, _ in receiver.got] == ["PUT", "POST"]
+    for what in ("metrics", "an alert (run: 78)"):
+        assert f"{what} could not be told: the receiver answered {status}" in done.log
+    receiver.status = 200
+    engage.run(engage.snapshot([]), timezone="Mars/Olympus", **watched)
+    assert [method for method, _, _ in receiver.got] == ["PUT", "POST"] * 2
+
+
 def test_a_dry_run_tells_nobody(engage: Engage, receiver: Receiver) -> None:
     done = engage.run(engage.snapshot(engage.subscriptions(2)), dry_run=True, alert_url=receiver.url,
                       metrics_path=str(engage.folder / "collector"))  # fmt: skip
@@ -290,7 +311,7 @@ def ended(engage: Engage, **values: object) -> Path:
         "ledger": {"newest_change": (at - timedelta(hours=2)).isoformat(), "bytes": 5, "rejected": 0},
     }  # fmt: skip
     Status(**(known | values)).write(engage.folder / "runs")
-    engage.ledger.touch()
+    duckdb.connect(str(engage.ledger)).close()
     return engage.folder / "runs"
 
 
@@ -331,6 +352,46 @@ def test_health_of_what_never_ran_is_unknown_and_a_ledger_that_is_gone_is_critic
     ended(engage)
     engage.ledger.unlink()
     assert health(engage)[0] == 2
+
+
+def test_a_ledger_that_cannot_be_opened_is_critical(engage: Engage) -> None:
+    ended(engage)
+    engage.ledger.write_bytes(b"what a bad disk left" * 900)
+    code, told = health(engage)
+    assert code == 2
+    assert f"the ledger cannot be opened: {engage.ledger}" in told
+
+
+def test_where_no_run_ever_ended_that_is_told_as_well(engage: Engage, receiver: Receiver) -> None:
+    """As where no job but `health` ever came to its end."""
+    for _ in range(2):
+        assert health(engage, "--alert", alert_url=receiver.url)[0] == 0
+        assert health(engage)[0] == 3
+    assert receiver.got == []
+    found = Status.read(engage.folder / "runs")
+    assert found
+    found.watched_since = HOURS_AGO
+    found.write(engage.folder / "runs")
+    for _ in range(2):
+        assert health(engage, "--alert", alert_url=receiver.url)[0] == 0
+    (text,) = receiver.texts
+    assert text.startswith("title2: no run has ended for ")
+    engage.run(engage.snapshot(engage.subscriptions(1)), alert_url=receiver.url, freshness_hours=0)
+    assert receiver.texts[1].endswith("runs end again.")
+
+
+def test_a_run_that_ends_while_health_is_sending_is_not_forgotten(engage: Engage, receiver: Receiver) -> None:
+    ended(engage, finished_at=HOURS_AGO)
+    watched: dict[str, Any] = {"alert_url": receiver.url, "application": "title2"}
+    with tempfile.TemporaryFile() as out:
+        runs = []
+        receiver.meanwhile = lambda: runs.append(engage.start(engage.snapshot([]), out, timezone="Mars", **watched))
+        assert health(engage, "--alert", **watched)[0] == 0
+        assert [run.wait(100) for run in runs] == [78]
+    left = Status.read(engage.folder / "runs")
+    assert left
+    assert {kind: end["exit_code"] for kind, end in left.failing.items()} == {"": 78}
+    assert [text.split(": ")[1][:12] for text in receiver.texts] == ["no run has e", "a run ended ", "runs end aga"]
 
 
 def test_health_in_json_tells_the_same(engage: Engage) -> None:

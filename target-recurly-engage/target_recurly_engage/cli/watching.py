@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import duckdb
 
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of
 from target_recurly_engage.ledger import in_use
-from target_recurly_engage.watch.status import KIND, SIGNALLED, Status
+from target_recurly_engage.watch.status import KIND, SIGNALLED, Status, held
 from target_recurly_engage.watch.watcher import name_of, never_failing, tell
 
 if TYPE_CHECKING:
@@ -39,17 +40,25 @@ def health(config: Mapping[str, Any], alert: bool, as_json: bool) -> None:  # no
     With --alert it ends with 0, for the alert was sent, and a job should not fail for it.
     """
     now, folder = datetime.now(tz=UTC), Path(config["runs_path"])
-    status = Status.read(folder)
-    if status is not None and alert:
-        status.application = name_of(config, status)
-        tell(config, status, now, LOGGER)
-        with never_failing(LOGGER, "the status"):
-            status.write(folder)
+    status = _alerted(config, folder, now) if alert else Status.read(folder)
+    if status is not None and status.finished_at is None:
+        status = None
     problems = sorted(_problems(config, status, now), reverse=True)
     level = max((code for code, _ in problems), default=WELL)
     answer = _answer(config, status, now) | {"status": WORDS[level], "problems": [words for _, words in problems]}
     click.echo(json_of(answer) if as_json else "\n".join(_lines(answer)))
     sys.exit(WELL if alert else level)
+
+
+def _alerted(config: Mapping[str, Any], folder: Path, now: datetime) -> Status:
+    """Send the alerts that are due, and give the status; it begins here where no run has ended yet."""
+    with held(folder):
+        status = Status.read(folder) or Status(watched_since=now.isoformat())
+        status.application = name_of(config, status)
+        tell(config, status, now, LOGGER)
+        with never_failing(LOGGER, "the status"):
+            status.write(folder)
+    return status
 
 
 def _problems(config: Mapping[str, Any], status: Status | None, now: datetime) -> Iterator[Problem]:
@@ -70,17 +79,22 @@ def _problems(config: Mapping[str, Any], status: Status | None, now: datetime) -
         yield CRITICAL, f"no run has ended for {silent:.1f} hours; freshness_hours is {hours:g}"
     if count := status.ledger.get("open_deliveries"):
         yield WARNING, f"{count:,} deliveries are not acknowledged; the next run settles them"
-    if _ledger_state(config) == "missing" and status.ledger:
+    state = _ledger_state(config)
+    if state == "missing" and status.ledger:
         yield CRITICAL, f"the ledger is gone: {config['ledger']}. Put back a backup before the next run"
+    if state == "unreadable":
+        yield CRITICAL, f"the ledger cannot be opened: {config['ledger']}. The next run ends with 74 and says why"
 
 
 def _ledger_state(config: Mapping[str, Any]) -> str:
-    """Say whether the file is there, and whether a run has it."""
+    """Say whether the file is there, and whether a run has it; of one that others own nothing can be said."""
     place = str(config["ledger"])
     if "://" in place:
         return "shared"
     if not Path(place).is_file():
         return "missing"
+    if not os.access(place, os.R_OK):
+        return "not ours"
     try:
         duckdb.connect(place, read_only=True).close()
     except duckdb.Error as e:

@@ -154,7 +154,13 @@ class S3Delivery(CsvDelivery):
 
         with self._progress.steps("uploading traits", lambda: 100 * sent / size, size=f"{size / 1e6:,.1f} MB"):
             self._store.upload(
-                part, _key_of(location), size=size, sha256=sha256, content_type="text/csv; charset=utf-8", count=count
+                part,
+                _key_of(location),
+                size=size,
+                sha256=sha256,
+                content_type="text/csv; charset=utf-8",
+                count=count,
+                before=self._ledger.hold,
             )
 
 

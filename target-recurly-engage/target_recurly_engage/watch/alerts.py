@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import requests
 from piano_engage_common.stops import ConfigRefused
 
 from target_recurly_engage.watch.status import KIND
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 WELL: Final = "ok"
 OLD: Final = "old"
 SILENT: Final = "silent"
-SECONDS: Final = 10.0
-"""A receiver that takes longer is given up until next time."""
 TEMPLATE: Final = {"text": "{text}"}
 FIELDS: Final = ("text", "application", "condition", "status", "code", "message", "run_id", "at")
 _FIELD: Final = re.compile(r"\{(\w+)\}")
@@ -126,12 +123,3 @@ def check_template(template: Any) -> None:  # noqa: ANN401 - JSON
     if unknown:
         msg = f"alert_template: there is no field {{{unknown[0]}}}. Take {', '.join(f'{{{one}}}' for one in FIELDS)}."
         raise ConfigRefused(msg)
-
-
-def send(url: str, body: object) -> None:
-    """Post one message.
-
-    Raises:
-        requests.RequestException: it was not taken.
-    """
-    requests.post(url, json=body, timeout=SECONDS, allow_redirects=False).raise_for_status()

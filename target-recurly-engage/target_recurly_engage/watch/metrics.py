@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-import requests
+from target_recurly_engage.watch import receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,8 +25,6 @@ PREFIX: Final = "recurly_engage_"
 JOB: Final = "recurly_engage"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The push gateway's own form, of which gauges in OpenMetrics are a part."""
-SECONDS: Final = 10.0
-"""A receiver that takes longer is given up."""
 STATUSES: Final = ("finished", "stopped", "interrupted", "failed")
 READERS: Final = ("new", "changed", "cleared", "again", "unchanged")
 REQUESTS: Final = ("acknowledged", "rejected", "held", "waiting")
@@ -163,4 +161,4 @@ def push(url: str, status: Status, now: datetime) -> None:
     """
     group = f"{url.rstrip('/')}/metrics/job/{JOB}/application/{quote(status.application, safe='')}"
     body = text(status, now).encode()
-    requests.put(group, data=body, headers={"Content-Type": CONTENT_TYPE}, timeout=SECONDS).raise_for_status()
+    receiver.send("PUT", group, data=body, headers={"Content-Type": CONTENT_TYPE})

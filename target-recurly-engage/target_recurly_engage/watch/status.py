@@ -5,16 +5,18 @@ It outlives a ledger that cannot be opened, and nobody has to wait for the ledge
 
 from __future__ import annotations
 
+import fcntl
 import json
-from contextlib import suppress
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from target_recurly_engage.told import masked, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from target_recurly_engage.ledger import Ledger
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 FILE: Final = "watch/status.json"
 """Below `runs_path`, in a folder of its own: all JSON beside it is summaries."""
+LOCK: Final = "watch/lock"
+PATIENCE: Final = 60.0
+"""Seconds to wait for who is about to change the status; receivers that are slow must not hold up a run for ever."""
 NAMELESS: Final = "default"
 KIND: Final = "+"
 """Between the streams of a kind."""
@@ -45,6 +50,7 @@ class Status:
         started_at: when it began, in ISO 8601.
         finished_at: when it ended.
         succeeded_at: when a run last ended with 0.
+        watched_since: when somebody first looked, where no run had ended yet.
         now: the moment by which the age of data is judged, where a setting says so (`as_of`).
         summary: counts of that run, by the names of its summary.
         ledger: counts of the ledger after the last run that had it.
@@ -60,6 +66,7 @@ class Status:
     started_at: str | None = None
     finished_at: str | None = None
     succeeded_at: str | None = None
+    watched_since: str | None = None
     now: str | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
@@ -127,8 +134,32 @@ class Status:
         return (moment - _aware(newest)).total_seconds() / 3600
 
     def silent_hours(self, now: datetime) -> float | None:
-        """Say how long ago the last run ended, whichever way."""
-        return (now - _aware(self.finished_at)).total_seconds() / 3600 if self.finished_at else None
+        """Say how long ago the last run ended, whichever way; where none ever did, how long somebody has looked."""
+        since = self.finished_at or self.watched_since
+        return (now - _aware(since)).total_seconds() / 3600 if since else None
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Let nobody else change the status in the ``with`` block: what another one notes meanwhile would be lost.
+
+    A folder that keeps no locks is done without, and so is a lock that nobody lets go.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path = folder / LOCK
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _lock(stack.enter_context(path.open("a")))
+        yield
+
+
+def _lock(file: IO[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
 
 
 def counts_of(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from piano_engage_common.stops import RunStopped
 from singer_sdk.singerlib.json import deserialize_json
 
 from target_recurly_engage.settings import PREFIX, SETTINGS
-from target_recurly_engage.watch import alerts, metrics
-from target_recurly_engage.watch.status import NAMELESS, Status, words_of
+from target_recurly_engage.watch import alerts, metrics, receiver
+from target_recurly_engage.watch.status import NAMELESS, Status, held, words_of
 
 if TYPE_CHECKING:
     import logging
@@ -87,14 +87,15 @@ class Watcher:
         self, config: Mapping[str, Any], error: BaseException | None, summary: Summary | None, streams: Iterable[str]
     ) -> None:
         folder, now = Path(config["runs_path"]), datetime.now(tz=UTC)
-        status = Status.read(folder) or Status()
         words = words_of(error, summary, {name: config.get(name) for name in SECRETS})
-        status.note(code=code_of(error), message=words, summary=summary, streams=streams, now=now)
-        status.application = name_of(config, status)
-        with never_failing(self._logger, "metrics"):
-            write_metrics(config, status, now)
-        tell(config, status, now, self._logger, run_ended=True)
-        status.write(folder)
+        with held(folder):
+            status = Status.read(folder) or Status()
+            status.note(code=code_of(error), message=words, summary=summary, streams=streams, now=now)
+            status.application = name_of(config, status)
+            with never_failing(self._logger, "metrics"):
+                write_metrics(config, status, now)
+            tell(config, status, now, self._logger, run_ended=True)
+            status.write(folder)
 
 
 def name_of(config: Mapping[str, Any], status: Status) -> str:
@@ -128,7 +129,8 @@ def tell(
     hours = float(config["freshness_hours"])
     for alert in list(alerts.due(status, now, hours=hours, run_ended=run_ended)):
         with never_failing(logger, f"an alert ({alert.condition}: {alert.state})"):
-            alerts.send(config["alert_url"], alerts.body_of(config["alert_template"], alert, status, now))
+            body = alerts.body_of(config["alert_template"], alert, status, now)
+            receiver.send("POST", config["alert_url"], json=body)
             status.told[alert.condition] = alert.state
             logger.info("alert sent: %s is %s now", alert.condition, alert.state)
 

@@ -90,11 +90,16 @@ def run_step(
 
 
 def system_folder(settings: Settings, application: str) -> Path:
-    """Give the system folder of an application, with the plugins that `meltano install` made in the project's."""
+    """Give the system folder of an application, with the plugins that `meltano install` makes in the project's.
+
+    What is not installed yet has its place all the same: Meltano would make one here, where nothing is ever installed.
+    """
     folder = settings.system / application
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("extractors", "loaders", "utilities"):
         there = settings.project / ".meltano" / kind
+        with contextlib.suppress(OSError):  # a project that cannot be written has what it ever will have
+            there.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             if there.exists():
                 (folder / kind).symlink_to(there)
@@ -171,7 +176,5 @@ def result_of(ended: Ended) -> dict[str, Any]:
         found |= {"summary": ended.told.summary, "report": ended.told.page}
         with contextlib.suppress(OSError, ValueError):
             whole = json.loads(Path(ended.told.summary).read_text(encoding="utf-8"))
-            found["run"] = {
-                name: whole.get(name) for name in ("run_id", "status", "message", "seconds", "rows", "users")
-            }
+            found["run"] = {name: whole.get(name) for name in SHOWN}
     return found

@@ -385,9 +385,26 @@ def test_it_does_not_outlive_who_started_it(
         (child,) = [one for one in born if "spawn_main" in " ".join(one.cmdline())]
         time.sleep(busy)
         child.send_signal(signal.SIGTERM)  # as systemd sends to all: it waits for who started it
-        assert list(tmp_path.glob("piano-actions-*"))
         assert child.is_running()
+        assert [one.path for one in child.open_files() if one.path.startswith(str(tmp_path))] == []
         parent.kill()
     _, alive = psutil.wait_procs(born, timeout=20)
     assert alive == []
-    assert list(tmp_path.glob("piano-actions-*")) == []
+    assert list(tmp_path.iterdir()) == [script]
+
+
+def test_whoever_works_out_traits_keeps_nothing_on_disk_that_a_kill_could_leave(
+    first: Nights, tmp_path: Path
+) -> None:
+    script = tmp_path / "serves.py"
+    script.write_text(SERVES.format(busy=True))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(script), str(first.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        born = psutil.Process(parent.pid).children(recursive=True)
+        for one in (*born, psutil.Process(parent.pid)):
+            one.kill()
+    psutil.wait_procs(born, timeout=20)
+    assert list(tmp_path.iterdir()) == [script]

@@ -43,7 +43,7 @@ def piano() -> Iterator[Piano]:
 @pytest.fixture(scope="module")
 def stopped(piano: Piano) -> list[str]:
     """Stop some readers' renewal before the first night; the ids of their subscriptions."""
-    return [piano.stopping("Dynamic").id for _ in range(17)]
+    return [piano.stopping("Dynamic").id for _ in range(19)]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,23 @@ def test_what_is_told_is_not_told_again(first: Nights, ask: Callable[..., Result
     assert json.loads(ask("traits", "push", "--user", uid, "--json").stdout) == {"status": "nothing"}
     assert json.loads(ask("traits", "push", "--user", uid, "--dry-run", "--json").stdout)["traits"] == {}
     assert first.writes(uid) == writes
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["push", "dry run"])
+def test_a_reader_of_whom_piano_knows_no_subscription_is_told_of_and_not_cleared(
+    first: Nights, ask: Callable[..., Result], uid: str, dry_run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistyped = ask("traits", "push", "--user", "no-such-reader", *dry_run)
+    assert mistyped.exit_code == 65
+    assert mistyped.stdout == "unknown: Piano knows no subscription of this reader: --user takes Piano's uid.\n"
+    assert json.loads(ask("traits", "push", "--user", "no-such-reader", "--json", *dry_run).stdout) == {
+        "status": "unknown"
+    }
+    writes = first.writes(uid)
+    monkeypatch.setattr(pushes, "of_reader", lambda *_: [])  # Piano has a bad moment
+    assert ask("traits", "push", "--user", uid, *dry_run).exit_code == 65
+    assert first.writes(uid) == writes
+    assert json.loads(ask("traits", "pending", "--json").stdout) == []
 
 
 def test_a_dry_run_says_what_would_be_told(piano: Piano, first: Nights, ask: Callable[..., Result], uid: str) -> None:
@@ -393,9 +410,7 @@ def test_it_does_not_outlive_who_started_it(
     assert list(tmp_path.iterdir()) == [script]
 
 
-def test_whoever_works_out_traits_keeps_nothing_on_disk_that_a_kill_could_leave(
-    first: Nights, tmp_path: Path
-) -> None:
+def test_whoever_works_out_traits_keeps_nothing_on_disk_that_a_kill_could_leave(first: Nights, tmp_path: Path) -> None:
     script = tmp_path / "serves.py"
     script.write_text(SERVES.format(busy=True))
     environment = os.environ | {"TMPDIR": str(tmp_path)}

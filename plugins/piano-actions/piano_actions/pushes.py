@@ -54,7 +54,7 @@ class Told(StrEnum):
     ERASED = "erased"
     """He was erased; Engage is told nothing of him."""
     UNKNOWN = "unknown"
-    """Piano does not know the reader (any more); the nightly run ends what there was of him."""
+    """Piano knows no subscription of the reader (any more); the nightly run ends what there was of him."""
 
 
 class Pusher:
@@ -160,7 +160,7 @@ class Pusher:
             return self._later(user_id, e)
 
     def _later(self, user_id: str, problem: Exception) -> Told:
-        """Note that a reader cannot be told now; of one whom Piano does not know there is nothing to tell."""
+        """Note that a reader cannot be told now; of one without a subscription there is nothing to tell."""
         if isinstance(problem, NotFound):
             return Told.UNKNOWN
         if isinstance(problem, LedgerBusy):
@@ -184,7 +184,11 @@ class Pusher:
         return counts
 
     def preview(self, user_id: str) -> Change:
-        """Work out what would be told of a reader, and tell nothing."""
+        """Work out what would be told of a reader, and tell nothing.
+
+        Raises:
+            NotFound: Piano knows no subscription of his.
+        """
         known = self._known([user_id])[user_id]
         return self._reckoner.changes({user_id: (known, self._read(user_id, known))}, now=self._now())[user_id]
 
@@ -233,10 +237,17 @@ class Pusher:
         return cases, failed
 
     def _read(self, user_id: str, known: Known, likely: str | None = None) -> list[Mapping[str, Any]]:
-        """Read the reader's subscriptions: in full those that are live, or not known to have ended."""
+        """Read the reader's subscriptions: in full those that are live, or not known to have ended.
+
+        Raises:
+            NotFound: Piano knows none; be it true or not, that is no reason to clear at once what Engage was told.
+        """
         self.courtesy()
         begun = {likely: self._begin(likely)} if likely else {}
         listed = [Subscription(item, self._now()) for item in of_reader(self._piano, user_id)]
+        if not listed:
+            msg = "Piano knows no subscription of the reader."
+            raise NotFound(msg)
         for one in listed:
             if one.id not in begun and not _known_to_have_ended(one, known):
                 begun[one.id] = self._begin(one.id)

@@ -15,6 +15,7 @@ from piano_engage_common.stops import ConfigRefused, RunStopped
 from piano_actions import conversions, pool, promotions, resubscribe, upgrade, upgrade_cancel
 from piano_actions.outcome import Outcome, Status
 from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
+from piano_actions.watch import Watch
 from piano_actions.words import outcome
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Desk:
         self.store = store
         self.choose = choose
         self._logger = logger
+        self._left = Watch("Bringing to an end what was left behind", logger)
 
     def run(self, request: Request, *, dry_run: bool = False, patience: float = 60.0) -> Outcome:
         """Do what is asked for, or give the answer that was given before.
@@ -138,10 +140,9 @@ class Desk:
             self._logger.info("%s was left behind: going on with it", claim.request.action)
             try:
                 done.append(self._work(claim, again=True))
-            except RunStopped as e:
-                self._logger.warning("%s could not be brought to an end yet: %s", claim.request.action, e)
-            except Exception:  # a fault of ours in one shall not keep the others from being done
-                self._logger.exception("%s could not be brought to an end", claim.request.action)
+                self._left.works()
+            except Exception as e:  # noqa: BLE001 - be it a fault of ours, the others are done all the same
+                self._not_yet(claim, e)
         return done
 
     def _settle_before(self, request: Request) -> Outcome | None:
@@ -152,13 +153,19 @@ class Desk:
             except Exception as e:
                 if claim.request.action == request.action:
                     raise
-                self._logger.warning(
-                    "%s of the same reader could not be brought to an end yet: %s", claim.request.action, e
-                )
+                self._not_yet(claim, e)
                 continue
             if found.status is Status.UNKNOWN and found.action == request.action:
                 return found
         return None
+
+    def _not_yet(self, claim: Claim, problem: Exception) -> None:
+        """Tell that an action could not be brought to an end."""
+        said = f"{claim.request.action} could not be brought to an end yet: "
+        if isinstance(problem, RunStopped):
+            self._left.failed(f"{said}{problem}")
+        else:
+            self._left.failed(f"{said}a fault of ours, {type(problem).__name__}", fault=problem)
 
     def _work(self, claim: Claim, *, again: bool = False) -> Outcome:
         try:

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from piano_engage_common.transport import Transport
 from target_recurly_engage.engage import IngestClient, access_of
 from target_recurly_engage.handover import Message, moment_of
 
 from piano_actions import conversions
 from piano_actions.messages import name_for
+from piano_actions.watch import transport_of
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
 
+    from piano_engage_common.transport import Transport
+
     from piano_actions.outcome import Outcome
     from piano_actions.settings import Settings
+    from piano_actions.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +57,25 @@ class Engage:
         return told
 
 
-def engage_of(settings: Settings, config: Mapping[str, Any], logger: logging.Logger, *, at_once: int = 4) -> Engage:
-    """Make what talks to Engage.
+def engage_of(
+    settings: Settings,
+    config: Mapping[str, Any],
+    logger: logging.Logger,
+    *,
+    at_once: int = 4,
+    watch: Watch | None = None,
+) -> Engage:
+    """Make what talks to Engage; with a *watch*, attempts that fail are told of by that.
 
     Raises:
         ConfigRefused: the target's settings have no application id or key.
     """
     access = access_of(config)
-    transport = Transport(
-        patience=settings.patience,
-        rate=float(config["requests_per_second"]),
+    transport = transport_of(
+        settings.patience,
+        float(config["requests_per_second"]),
         logger=logger,
+        watch=watch,
         at_once=at_once,
         afterwards="it is kept, and sent later",
     )

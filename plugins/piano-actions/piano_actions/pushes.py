@@ -20,6 +20,7 @@ from target_recurly_engage.handover import Message, moment_of
 from piano_actions.messages import message_in, messages_of, name_for
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
 from piano_actions.traits import LedgerBusy, Looking, add_told, merged
+from piano_actions.watch import Watch
 
 if TYPE_CHECKING:
     import logging
@@ -86,7 +87,8 @@ class Pusher:
         self.store = store
         self._ledger = Looking(config, logger)
         self._folder = Path(config["handover_path"]) if config.get("handover_path") else None
-        self._logger = logger
+        self._telling = Watch("Telling Engage of readers", logger)
+        self._rejections = Watch("Telling Engage of some readers", logger)
         self._reckoner = reckoner
         self._reading = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="reading")
         self._asking = ThreadPoolExecutor(2 * READ_AT_ONCE, thread_name_prefix="asking")
@@ -134,7 +136,7 @@ class Pusher:
             ends |= {user_id: self._later(user_id, problem) for user_id, problem in {**failed, **failed_too}.items()}
             writing = {one: self._writing.submit(self._write, one, changes[one], cases[one]) for one in changes}
             ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
-        except (LedgerBusy, duckdb.Error, OSError) as e:
+        except (LedgerBusy, RunStopped, duckdb.Error, OSError) as e:
             ends |= {user_id: self._later(user_id, e) for user_id in user_ids if user_id not in ends}
         return ends
 
@@ -155,9 +157,11 @@ class Pusher:
 
     def _ended(self, user_id: str, writing: Future[Told]) -> Told:
         try:
-            return writing.result()
+            told = writing.result()
+            self._telling.works()
         except Exception as e:  # noqa: BLE001 - it is told of, and shall not hold up the others
             return self._later(user_id, e)
+        return told
 
     def _later(self, user_id: str, problem: Exception) -> Told:
         """Note that a reader cannot be told now; of one without a subscription there is nothing to tell."""
@@ -167,11 +171,11 @@ class Pusher:
             self.store.postponed(user_id, "the ledger is in use by a run")
             return Told.LATER
         self.store.postponed(user_id, type(problem).__name__)
-        said = "Engage could not be told of a reader, which is kept: %s"
+        said = "Engage could not be told of a reader, which is kept: "
         if isinstance(problem, (RunStopped, duckdb.Error, OSError)):
-            self._logger.warning(said, next(iter(str(problem).splitlines()), type(problem).__name__))
+            self._telling.failed(said + next(iter(str(problem).splitlines()), type(problem).__name__))
         else:
-            self._logger.error(said, "a fault of ours", exc_info=problem)
+            self._telling.failed(f"{said}a fault of ours, {type(problem).__name__}", fault=problem)
         return Told.LATER
 
     def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
@@ -198,8 +202,9 @@ class Pusher:
         self.courtesy()
         refusal = self._ingest.write(user_id, change.properties)
         if refusal:
-            self._logger.warning("Engage rejected a reader with %d %s", refusal.status, refusal.reason)
+            self._rejections.failed(f"Engage rejected a reader with {refusal.status} {refusal.reason}")
             return Told.REJECTED
+        self._rejections.works()
         if self._folder is not None:
             known, held = case
             read_now = [row for row in held if not any(row is one for one in known.subscriptions.values())]

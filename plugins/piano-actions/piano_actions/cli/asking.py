@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.contract import Contract
 
     from piano_actions.subscriptions import Subscription
+    from piano_actions.watch import Watch
 
 LOGGER: Final = logging.getLogger("piano-actions")
 EXIT_REFUSED: Final = 65
@@ -68,6 +69,8 @@ class Context:
     def __init__(self, config: Path | None) -> None:
         """Remember where settings stand."""
         self._config = config
+        self.watches: Mapping[str, Watch] = {}
+        """Who is told of attempts that fail, by ``piano`` and ``engage``; without, each is told of."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -161,7 +164,7 @@ class Context:
     @cached_property
     def engage(self) -> Engage:
         """What talks to Engage."""
-        return engage_of(self.settings, self.target, LOGGER)
+        return engage_of(self.settings, self.target, LOGGER, watch=self.watches.get("engage"))
 
     def choose(self, candidates: list[Subscription]) -> str | None:
         """Pick one of several subscriptions by the target's rule."""

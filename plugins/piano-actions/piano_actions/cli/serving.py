@@ -21,6 +21,7 @@ from piano_actions.service.hooks import Hooks
 from piano_actions.service.metrics import Metrics
 from piano_actions.settings import client_of
 from piano_actions.store import Store
+from piano_actions.watch import Watch
 from piano_actions.webhooks import LONGEST_DATA, reader_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
         check(settings.checkout_url)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
     store = Store(settings.store_url)
-    piano = client_of(settings, LOGGER, at_once=settings.workers)
+    context.watches = {"piano": Watch("Asking Piano", LOGGER), "engage": Watch("Asking Engage", LOGGER)}
+    piano = client_of(settings, LOGGER, at_once=settings.workers, watch=context.watches["piano"])
     pusher = context.pusher(piano, store, aside=aside) if context.tells else None
     desk = Desk(
         piano,

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.stops import Outage, RunStopped
+from sqlalchemy.exc import SQLAlchemyError
 
+from piano_actions.desk import NAMES
 from piano_actions.store import InFlight, KeyTaken, ReaderBusy
+from piano_actions.watch import Watch
 
 if TYPE_CHECKING:
     import logging
@@ -87,7 +90,8 @@ class Counter:
         self._metrics = metrics
         self._patience = patience
         self._sweep = sweep
-        self._logger = logger
+        self._actions = {name: Watch(f"Doing {name}", logger) for name in NAMES}
+        self._tidying = Watch("Looking after what was left behind", logger)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="action")
         self._telling = ThreadPoolExecutor(2, thread_name_prefix="telling")
         self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
@@ -130,9 +134,10 @@ class Counter:
         except (RunStopped, InFlight, ReaderBusy, KeyTaken) as e:
             status = "outage" if isinstance(e, Outage) else type(e).__name__.lower()
             if isinstance(e, RunStopped):  # the caller is not told which setting it is, so whoever runs it must be
-                self._logger.warning("%s could not be done: %s", request.action, e)
+                self._actions[request.action].failed(f"{request.action} could not be done: {e}")
             raise
         else:
+            self._actions[request.action].works()
             return found
         finally:
             self._metrics.note(request.action, status, time.monotonic() - started)
@@ -149,8 +154,12 @@ class Counter:
                     await loop.run_in_executor(self._background, self._sweep)
                 if self.pusher:
                     more = await self._tell_some(self.pusher) == TOLD_TOGETHER
-            except Exception:  # the next look may well succeed
-                self._logger.exception("looking after what was left behind failed")
+            except SQLAlchemyError as e:  # the next look may well succeed
+                self._tidying.failed(f"The store does not answer: {str(e.__cause__ or e).splitlines()[0]}")
+            except Exception as e:  # noqa: BLE001 - likewise
+                self._tidying.failed(f"looking after what was left behind failed: {type(e).__name__}", fault=e)
+            else:
+                self._tidying.works()
             looks += 1
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Note = Callable[..., None]
 
 POLL_SECONDS: Final = 0.05
+PROCESSED_SECONDS: Final = 3600.0
+"""So long a change that Piano took on, and that cannot be seen yet, is looked for; then it counts as pending."""
 FRESH_SECONDS: Final = 10.0
 """So long an answer is given again without a look whether it still holds: impatient clicks, requests sent again."""
 
@@ -129,13 +131,15 @@ class Desk:
         self.store.release(request.key, at)
         return True
 
-    def recover(self) -> list[Outcome]:
-        """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time."""
+    def recover(self, *, every: bool = True) -> list[Outcome]:
+        """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time.
+
+        Args:
+            every: also what was looked at a short while ago; else it is left at growing distances.
+        """
         done = []
-        for claim in self.store.left_behind():
-            if claim.age > KEPT_SECONDS:  # nobody waits for it any more, and the reader may want something else by now
-                self.store.fail(claim, "given_up")
-                self._logger.warning("%s was left behind a day ago, and is given up", claim.request.action)
+        for claim in self.store.left_behind(every=every):
+            if self._given_up(claim):
                 continue
             self._logger.info("%s was left behind: going on with it", claim.request.action)
             try:
@@ -148,6 +152,8 @@ class Desk:
     def _settle_before(self, request: Request) -> Outcome | None:
         """Bring to an end what is not sure of this reader, for another wish of the same kind might do it twice."""
         for claim in self.store.left_behind(reader=request.user_id, but=request.key):
+            if self._given_up(claim):
+                continue
             try:
                 found = self._work(claim, again=True)
             except Exception as e:
@@ -155,9 +161,20 @@ class Desk:
                     raise
                 self._not_yet(claim, e)
                 continue
-            if found.status is Status.UNKNOWN and found.action == request.action:
+            if _is_open(found) and found.action == request.action:
                 return found
         return None
+
+    def _given_up(self, claim: Claim) -> bool:
+        """Give up what is a day old: nobody waits for it any more, and the reader may want something else by now."""
+        if claim.age <= KEPT_SECONDS:
+            return False
+        if self.tell and claim.request.action in CHANGES:  # Piano may have done it
+            self.store.want_push(claim.request.user_id)
+        self.store.fail(claim, "given_up")
+        self.store.let_go(claim)
+        self._logger.warning("%s was left behind a day ago, and is given up", claim.request.action)
+        return True
 
     def _not_yet(self, claim: Claim, problem: Exception) -> None:
         """Tell that an action could not be brought to an end."""
@@ -188,11 +205,18 @@ class Desk:
         except Exception:  # a fault of ours: the reader shall not be locked out for it
             self.store.unsure(claim)
             raise
+        open_ = _is_open(found) and (found.status is Status.UNKNOWN or claim.age < PROCESSED_SECONDS)
         changed = self.tell is not None and found.action in CHANGES and found.well
-        self.store.finish(claim, found, push=changed)
+        changed = changed and not (open_ and claim.chosen)  # nothing new since it was told
+        self.store.finish(claim, found, push=changed, unsure=open_)
         if changed and self.tell:
             self.tell(claim.request.user_id, found.details.get("subscription_id"))
         return found
+
+
+def _is_open(found: Outcome) -> bool:
+    """Whether it is still to be looked how an action ends: nobody knows, or Piano took it on and shows nothing yet."""
+    return found.status is Status.UNKNOWN or found.reason == upgrade.PROCESSING
 
 
 def _resubscribe(
@@ -220,12 +244,28 @@ def _upgrade(desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note
         params.get("subscription_id") or None,
     )
     if chosen:
-        wish = upgrade.Wish(request.user_id, chosen["to_term_id"], None, chosen["subscription_id"])
+        wish = upgrade.Wish(
+            request.user_id,
+            chosen["to_term_id"],
+            subscription_id=chosen["subscription_id"],
+            option_id=chosen.get("option_id"),
+            taken_on=bool(chosen.get("taken_on")),
+        )
+
+    def noted(way: upgrade.Way, *, taken_on: bool) -> None:
+        note(
+            subscription_id=way.one.id,
+            to_term_id=way.option.to_term_id,
+            option_id=way.option.id or None,
+            taken_on=taken_on,
+        )
+
     found = upgrade.upgrade(
         desk.piano,
         wish,
         choose=desk.choose,
-        before=lambda way: note(subscription_id=way.one.id, to_term_id=way.option.to_term_id),
+        before=lambda way: noted(way, taken_on=False),
+        heard=lambda way: noted(way, taken_on=True),
         dry_run=dry_run,
         wait=desk.upgrade_wait,
     )

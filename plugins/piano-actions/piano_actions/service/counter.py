@@ -149,7 +149,7 @@ class Counter:
             more = False
             try:
                 if looks % RECOVER_EVERY == 0:
-                    await loop.run_in_executor(self._background, self.desk.recover)
+                    await loop.run_in_executor(self._background, lambda: self.desk.recover(every=False))
                 if self._sweep and looks % SWEEP_EVERY == 0:
                     await loop.run_in_executor(self._background, self._sweep)
                 if self.pusher:

@@ -297,6 +297,15 @@ def test_limits_fill_again_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.wait("d") == pytest.approx(1 / 3)
 
 
+def test_who_clicks_too_often_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piano_actions.service.gate.time.monotonic", lambda: 1000.0)
+    limits = Limits(per_reader=1, in_all=3)
+    assert [limits.wait("a") > 0 for _ in range(50)] == [False, *[True] * 49]
+    assert [limits.wait("b"), limits.wait("c")] == [0, 0]
+    assert limits.wait("d") > 0
+    assert "d" not in limits._readers, "nor does who comes too late for the others lose his own"
+
+
 def test_without_piano_it_says_so_and_the_key_stays_free(piano: Piano, service: Service) -> None:
     uid = piano.uid(piano.stopping("Dynamic"))
     piano.fault("subscription/list", status=500)

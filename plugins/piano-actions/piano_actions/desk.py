@@ -8,6 +8,7 @@ between any two of these does nothing twice.
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from piano_engage_common.stops import ConfigRefused, RunStopped
@@ -291,10 +292,13 @@ def _promo_code(
     promotion = promotions.named(desk.piano, request.params["promotion"])
     if promotion is None:
         return outcome(pool.ACTION, Status.REFUSED, "promotion_unknown")
-    if not chosen and not desk.store.code_of(promotion.id, request.user_id):
-        found = promotions.eligibility(desk.piano, request.user_id, promotion, request.params.get("term_id") or None)
-        if not found.well:
-            return outcome(pool.ACTION, found.status, found.reason, **found.details)
+    term_id = request.params.get("term_id") or None
+    if chosen or desk.store.code_of(promotion.id, request.user_id):  # it is his; but good no longer than the promotion
+        found = promotions.holds_not(desk.piano, promotion, term_id)
+    else:
+        found = promotions.eligibility(desk.piano, request.user_id, promotion, term_id)
+    if found and not found.well:
+        return outcome(pool.ACTION, found.status, found.reason, **found.details)
     return pool.reserve(
         desk.piano,
         desk.store,
@@ -309,8 +313,8 @@ def _promo_code(
 def _conversion(
     desk: Desk,
     request: Request,
-    chosen: Mapping[str, Any],  # noqa: ARG001 - nothing is chosen here
-    note: Note,  # noqa: ARG001 - so nothing is noted
+    chosen: Mapping[str, Any],
+    note: Note,
     *,
     dry_run: bool = False,
 ) -> Outcome:
@@ -324,7 +328,11 @@ def _conversion(
         raise ConfigRefused(msg)
     if dry_run:
         return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
-    return engage.converted(request.user_id, tracker, request.key)
+    checkout = chosen.get("checkout") or request.key
+    if request.made:  # the same one another day names another checkout
+        checkout = f"{request.key}-{uuid.uuid4().hex}"
+        note(checkout=checkout)
+    return engage.converted(request.user_id, tracker, checkout)
 
 
 def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one

@@ -34,12 +34,14 @@ class Engage:
         transport: sends and retries.
         ingest: writes traits.
         tracker: id of the custom tracker, where none is named.
+        logger: told where no word can be left for the next run.
     """
 
     config: Mapping[str, Any]
     transport: Transport
     ingest: IngestClient
     tracker: str | None
+    logger: logging.Logger
 
     def converted(self, user_id: str, tracker: str, checkout_id: str) -> Outcome:
         """Tell that a reader finished a checkout, and leave word of it for the results of the next run."""
@@ -53,7 +55,14 @@ class Engage:
         if self.config.get("handover_path"):
             moment = moment_of(time.time())
             message = Message(user_id=user_id, at=moment, piano_at=moment, traits={}, checkouts={checkout_id: tracker})
-            message.leave(Path(self.config["handover_path"]), name_for(user_id))
+            try:
+                message.leave(Path(self.config["handover_path"]), name_for(user_id))
+            except OSError as e:  # Engage was told: to be told that it was not would have it told again
+                self.logger.error(  # noqa: TRY400 - what is wrong with the folder is all there is to say
+                    "Engage was told of a finished checkout, but no word of it could be left for the next run: %s. "
+                    "Look at handover_path of the target.",
+                    e,
+                )
         return told
 
 
@@ -79,4 +88,4 @@ def engage_of(
         at_once=at_once,
         afterwards="it is kept, and sent later",
     )
-    return Engage(config, transport, IngestClient(transport, access), settings.tracker)
+    return Engage(config, transport, IngestClient(transport, access), settings.tracker, logger)

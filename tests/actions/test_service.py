@@ -419,3 +419,10 @@ def test_it_does_not_start_without_a_secret(settings: dict[str, Any], tmp_path: 
     path.write_text(json.dumps({**settings, "secrets": secrets}))
     with pytest.raises(ConfigRefused, match="secrets"):
         server_of(Context(path))
+
+
+def test_it_does_not_start_with_a_short_key_for_signatures(settings: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "service.json"
+    path.write_text(json.dumps({**settings, "secrets": SECRET, "hmac_secret": "short"}))
+    with pytest.raises(ConfigRefused, match="hmac_secret"):
+        server_of(Context(path))

@@ -130,6 +130,14 @@ def test_while_engage_is_down_it_is_kept_and_sent_later(
     assert json.loads(ask("traits", "pending", "--json").stdout) == []
 
 
+def test_all_who_wait_are_told_however_many_they_are(settings: dict[str, Any], ask: Callable[..., Result]) -> None:
+    store = Store(settings["store_url"])
+    with store.transaction() as connection:
+        store.want_soon(connection, {f"nobody-{number}": 0.0 for number in range(1100)})
+    store.close()
+    assert json.loads(ask("traits", "send", "--json").stdout)["unknown"] == 1100
+
+
 def test_what_is_told_is_not_told_again(first: Nights, ask: Callable[..., Result], uid: str) -> None:
     ask("resubscribe", "--user", uid)
     writes = first.writes(uid)

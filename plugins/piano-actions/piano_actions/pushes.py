@@ -178,8 +178,8 @@ class Pusher:
             self._telling.failed(f"{said}a fault of ours, {type(problem).__name__}", fault=problem)
         return Told.LATER
 
-    def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
-        """Tell of all readers whose time has come, and count what became of it."""
+    def send_due(self, *, limit: int | None = None, every: bool = False) -> dict[str, int]:
+        """Tell of all readers whose time has come, or the first of them, and count what became of it."""
         counts = dict.fromkeys(map(str, Told), 0)
         due = self.store.due(limit=limit, every=every)
         for some in (due[at : at + TOGETHER] for at in range(0, len(due), TOGETHER)):

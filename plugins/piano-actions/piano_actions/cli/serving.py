@@ -63,6 +63,10 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     if settings.checkout_url:
         check(settings.checkout_url)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
+    signed = settings.hmac_secret.get_secret_value() if settings.hmac_secret else ""
+    if signed and len(signed) < SHORTEST_SECRET:
+        msg = f"hmac_secret: needs {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
+        raise ConfigRefused(msg)
     store = Store(settings.store_url)
     context.watches = {"piano": Watch("Asking Piano", LOGGER), "engage": Watch("Asking Engage", LOGGER)}
     piano = client_of(settings, LOGGER, at_once=settings.workers, watch=context.watches["piano"])
@@ -94,7 +98,7 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
             pusher.close()
         store.close()
 
-    gate = Gate(secrets, settings.hmac_secret.get_secret_value() if settings.hmac_secret else None)
+    gate = Gate(secrets, signed or None)
     hooks = Hooks(reader, inbox, metrics) if reader else None
     if pusher and hooks:
         pusher.courtesy = hooks.courtesy

@@ -65,8 +65,9 @@ class Settings(BaseSettings):
     upgrade_wait: float = Field(
         3,
         ge=0,
+        le=30,
         title="Upgrade wait",
-        description="Seconds to wait for a change of term that is made at once; after that it is told as pending.",
+        description="Seconds, 30 at most, to wait for a change of term that is made at once; after that it is told as pending.",
     )
     checkout_url: str | None = Field(
         None,

@@ -96,11 +96,10 @@ class Claims(Wishes):
             connection.execute(sa.update(ACTIONS).where(mine).values(key=None))
 
     def note(self, claim: Claim, **chosen: Any) -> None:  # noqa: ANN401 - JSON
-        """Keep what was found out, before anything is changed at Piano."""
+        """Keep what was found out, before anything is changed at Piano, and that somebody is still at it."""
+        values = {"chosen": json.dumps({**claim.chosen, **chosen}), "lease_until": time.time() + LEASE_SECONDS}
         with self.transaction() as connection:
-            connection.execute(
-                sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(chosen=json.dumps({**claim.chosen, **chosen}))
-            )
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
 
     def finish(self, claim: Claim, outcome: Outcome, *, push: bool = False, unsure: bool | None = None) -> None:
         """Note how an action ended; who the reader is, is forgotten, unless that is not sure yet.

@@ -83,6 +83,7 @@ class Desk:
         self.store = store
         self.choose = choose
         self._logger = logger
+        self._stopping = False
         self._left = Watch("Bringing to an end what was left behind", logger)
 
     def run(self, request: Request, *, dry_run: bool = False, patience: float = 60.0) -> Outcome:
@@ -148,7 +149,13 @@ class Desk:
                 self._left.works()
             except Exception as e:  # noqa: BLE001 - be it a fault of ours, the others are done all the same
                 self._not_yet(claim, e)
+            if self._stopping:
+                break
         return done
+
+    def stop(self) -> None:
+        """Go on with nothing more of what was left behind."""
+        self._stopping = True
 
     def _settle_before(self, request: Request) -> Outcome | None:
         """Bring to an end what is not sure of this reader, for another wish of the same kind might do it twice."""

@@ -6,6 +6,7 @@ once more, and loses none.
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 READ_AT_ONCE: Final = 4
 """Readers who are read from Piano, or written to Engage, at the same time."""
+STOP_SECONDS: Final = 10.0
+"""So long after the service was asked to stop a reader who has just clicked is still told of."""
 TOGETHER: Final = 25
 """Readers whose traits are worked out together, where many wait."""
 
@@ -56,6 +59,10 @@ class Told(StrEnum):
     """He was erased; Engage is told nothing of him."""
     UNKNOWN = "unknown"
     """Piano knows no subscription of the reader (any more); the nightly run ends what there was of him."""
+
+
+class _Stopping(Exception):  # noqa: N818 - no error
+    """The service stops."""
 
 
 class Pusher:
@@ -90,6 +97,7 @@ class Pusher:
         self._telling = Watch("Telling Engage of readers", logger)
         self._rejections = Watch("Telling Engage of some readers", logger)
         self._reckoner = reckoner
+        self._until = math.inf
         self._reading = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="reading")
         self._asking = ThreadPoolExecutor(2 * READ_AT_ONCE, thread_name_prefix="asking")
         self._writing = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="writing")
@@ -99,6 +107,10 @@ class Pusher:
         for threads in (self._reading, self._asking, self._writing):
             threads.shutdown(wait=True)
         self._reckoner.close()
+
+    def stop(self) -> None:
+        """Begin nothing any more that can wait, and what cannot only for a while; who is left is told later."""
+        self._until = time.monotonic() + STOP_SECONDS
 
     def push(self, user_id: str, likely: str | None = None) -> Told:
         """Tell Engage of a reader what it does not know yet; what cannot be told now is kept.
@@ -167,6 +179,9 @@ class Pusher:
         """Note that a reader cannot be told now; of one without a subscription there is nothing to tell."""
         if isinstance(problem, NotFound):
             return Told.UNKNOWN
+        if isinstance(problem, _Stopping):
+            self.store.leave_wishes([user_id])
+            return Told.LATER
         if isinstance(problem, LedgerBusy):
             self.store.postponed(user_id, "the ledger is in use by a run")
             return Told.LATER
@@ -183,6 +198,8 @@ class Pusher:
         counts = dict.fromkeys(map(str, Told), 0)
         due = self.store.due(limit=limit, every=every)
         for some in (due[at : at + TOGETHER] for at in range(0, len(due), TOGETHER)):
+            if self._until < math.inf:
+                break
             for told in self.push_some(some).values():
                 counts[told] += 1
         return counts
@@ -199,6 +216,7 @@ class Pusher:
     def _write(self, user_id: str, change: Change, case: Case) -> Told:
         if not change.properties:
             return Told.NOTHING
+        self._go_on()
         self.courtesy()
         refusal = self._ingest.write(user_id, change.properties)
         if refusal:
@@ -217,6 +235,15 @@ class Pusher:
             )
             message.leave(self._folder, name_for(user_id))
         return Told.TOLD
+
+    def _go_on(self) -> None:
+        """Look whether there is time for one reader more.
+
+        Raises:
+            _Stopping: there is not.
+        """
+        if time.monotonic() > self._until:
+            raise _Stopping
 
     def _now(self) -> int:
         """Piano's clock, for what is live and what is over is Piano's to say."""
@@ -247,6 +274,9 @@ class Pusher:
         Raises:
             NotFound: Piano knows none; be it true or not, that is no reason to clear at once what Engage was told.
         """
+        if self._until < math.inf and likely is None:
+            raise _Stopping
+        self._go_on()
         self.courtesy()
         begun = {likely: self._begin(likely)} if likely else {}
         listed = [Subscription(item, self._now()) for item in of_reader(self._piano, user_id)]

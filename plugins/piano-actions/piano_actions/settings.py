@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         ge=0,
         le=30,
         title="Upgrade wait",
-        description="Seconds, 30 at most, to wait for a change of term that is made at once; after that it is told as pending.",
+        description="Seconds, 30 at most, to wait for a change of term that is made at once; later it is pending.",
     )
     checkout_url: str | None = Field(
         None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.stops import Outage, RunStopped
@@ -17,7 +18,7 @@ from piano_actions.watch import Watch
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from piano_actions.desk import Desk
     from piano_actions.outcome import Outcome
@@ -55,6 +56,12 @@ class TooMany(Exception):  # noqa: N818 - what happened
 class _Flight:
     body: str
     answer: asyncio.Task[Outcome]
+
+
+@dataclass(slots=True)
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted: int = 0
 
 
 class Counter:
@@ -96,6 +103,7 @@ class Counter:
         self._telling = ThreadPoolExecutor(2, thread_name_prefix="telling")
         self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
         self._flights: dict[str, _Flight] = {}
+        self._turns: dict[str, _Turn] = {}
         if pusher:
             desk.tell = lambda user_id, changed: self._telling.submit(pusher.push, user_id, changed)
 
@@ -129,7 +137,9 @@ class Counter:
         started, status = time.monotonic(), "error"
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._threads, lambda: self.desk.run(request, patience=self._patience))
+            async with self._turn(request.user_id):
+                left = max(self._patience - (time.monotonic() - started), 0.0)
+                found = await loop.run_in_executor(self._threads, lambda: self.desk.run(request, patience=left))
             status = str(found.status)
         except (RunStopped, InFlight, ReaderBusy, KeyTaken) as e:
             status = "outage" if isinstance(e, Outage) else type(e).__name__.lower()
@@ -141,6 +151,29 @@ class Counter:
             return found
         finally:
             self._metrics.note(request.action, status, time.monotonic() - started)
+
+    @asynccontextmanager
+    async def _turn(self, user_id: str) -> AsyncIterator[None]:
+        """Wait until no other action of the reader is under way here, without a thread, which others may need.
+
+        Raises:
+            ReaderBusy: that takes too long.
+        """
+        turn = self._turns.setdefault(user_id, _Turn())
+        turn.wanted += 1
+        try:
+            try:
+                await asyncio.wait_for(turn.lock.acquire(), self._patience)
+            except TimeoutError:
+                raise ReaderBusy from None
+            try:
+                yield
+            finally:
+                turn.lock.release()
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._turns[user_id]
 
     async def tidy(self) -> None:
         """Go on, for ever, with what was left behind and what is still to be told."""
@@ -173,7 +206,9 @@ class Counter:
     async def close(self) -> None:
         """Let what is under way come to an end."""
         flights = [flight.answer for flight in self._flights.values()]
+        self.desk.stop()
+        if self.pusher:
+            self.pusher.stop()
         await asyncio.gather(*flights, return_exceptions=True)
-        self._threads.shutdown(wait=True)
-        self._telling.shutdown(wait=True)
-        self._background.shutdown(wait=True)
+        for threads in (self._threads, self._background, self._telling):  # the last one is given work by the others
+            threads.shutdown(wait=True)

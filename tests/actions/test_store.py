@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from piano_actions.inbox import Inbox
 from piano_actions.outcome import Outcome, Status
-from piano_actions.store import Claim, InFlight, KeyTaken, ReaderBusy, Request, Store, leases
+from piano_actions.store import Claim, InFlight, KeyTaken, ReaderBusy, Request, Store, database, leases
 from piano_actions.tables import SINCE_1
 from piano_actions.webhooks import Event
 from piano_engage_common.stops import StorageFailed
@@ -91,6 +92,15 @@ def test_notes_of_a_newer_version_are_refused(url: str) -> None:
     store.close()
     with pytest.raises(StorageFailed, match="version 99"):
         Store(url)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "SILENT_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(StorageFailed, match="cannot be opened"):
+            Store(f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/x")
+    assert time.monotonic() - began < 20
 
 
 # Actions

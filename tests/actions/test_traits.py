@@ -19,6 +19,7 @@ from piano_actions.aside import Aside
 from piano_actions.messages import message_in, messages_of
 from piano_actions.store import Store
 from piano_actions.traits import LedgerBusy, Reckoner
+from piano_engage_common.stops import Outage
 from piano_engage_sandbox import actions
 from piano_engage_sandbox.testing import serving
 
@@ -43,7 +44,7 @@ def piano() -> Iterator[Piano]:
 @pytest.fixture(scope="module")
 def stopped(piano: Piano) -> list[str]:
     """Stop some readers' renewal before the first night; the ids of their subscriptions."""
-    return [piano.stopping("Dynamic").id for _ in range(19)]
+    return [piano.stopping("Dynamic").id for _ in range(21)]
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,22 @@ def test_while_a_run_has_the_ledger_it_waits(
         assert ask("traits", "push", "--user", uid).exit_code == 75
     (row,) = json.loads(ask("traits", "pending", "--json").stdout)
     assert row["problem"] == "the ledger is in use by a run"
+    assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
+    assert first.holds(uid)["auto_renew"] == "true"
+
+
+def test_while_a_shared_ledger_cannot_be_asked_it_waits(
+    first: Nights, ask: Callable[..., Result], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_self: object) -> None:
+        msg = "the bucket does not answer"
+        raise Outage(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("piano_actions.traits.Looking.file", away)
+        assert ask("resubscribe", "--user", uid).exit_code == 0, "the action is done all the same"
+    (row,) = json.loads(ask("traits", "pending", "--json").stdout)
+    assert (row["attempts"], row["problem"]) == (1, "Outage")
     assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
     assert first.holds(uid)["auto_renew"] == "true"
 

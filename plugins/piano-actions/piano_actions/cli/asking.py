@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger("piano-actions")
 EXIT_REFUSED: Final = 65
 EXIT_UNKNOWN: Final = 75
+LONGEST_KEY: Final = 128
 EXITS: Final = {Status.REFUSED: EXIT_REFUSED, Status.UNKNOWN: EXIT_UNKNOWN}
 """Of outcomes that are not what was asked for; all others are 0."""
 
@@ -59,7 +60,21 @@ NEXT: Final = {
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-key = click.option("--key", help="Two requests with the same key are one, for 24 hours.")
+
+
+def _key(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    if given is not None and not (1 <= len(given) <= LONGEST_KEY and given.isprintable()):
+        msg = f"1 to {LONGEST_KEY} visible characters, please"
+        raise click.BadParameter(msg)
+    return given
+
+
+def key_option(said: str) -> Any:  # noqa: ANN401 - as click has it
+    """Make the option of the key of a request."""
+    return click.option("--key", callback=_key, help=said)
+
+
+key = key_option("Two requests with the same key are one, for 24 hours.")
 user = click.option("--user", required=True, help="The reader: Piano's UID.")
 
 

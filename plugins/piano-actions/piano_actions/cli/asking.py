@@ -7,7 +7,7 @@ import logging
 import sys
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import duckdb
@@ -26,7 +26,7 @@ from piano_actions.store import InFlight, KeyTaken, ReaderBusy, Store
 from piano_actions.traits import Reckoner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tap_piano.client import PianoClient
@@ -62,6 +62,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON."
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 
 
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
 def _key(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
     if given is not None and not (1 <= len(given) <= LONGEST_KEY and given.isprintable()):
         msg = f"1 to {LONGEST_KEY} visible characters, please"
@@ -69,7 +72,7 @@ def _key(_context: click.Context, _option: click.Parameter, given: str | None) -
     return given
 
 
-def key_option(said: str) -> Any:  # noqa: ANN401 - as click has it
+def key_option(said: str) -> Callable[[_Command], _Command]:
     """Make the option of the key of a request."""
     return click.option("--key", callback=_key, help=said)
 

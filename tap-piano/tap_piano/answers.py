@@ -179,7 +179,10 @@ def judge_write(label: str, answer: Answer) -> Page:
         msg = f"{label} was answered with HTTP {answer.status} and {what}, so it may be done or not"
         raise Unanswered(msg)
     if OF_CODE.get(code) is Decision.USE:
-        return _page(label, body)
+        try:
+            return _page(label, body)
+        except AnswerRefused as e:  # done, whatever else it says
+            raise Unanswered(str(e)) from e
     msg = f"{label} was refused with code {code}"
     raise PianoRefused(msg, code)
 

@@ -56,7 +56,14 @@ def running() -> Iterator[Postgres]:
     place = programs()
     if place is None:
         pytest.skip(f"no PostgreSQL in {PACKAGES}: apt install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="piano-actions-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # a short path, for its socket
+    try:
+        yield from _run(place, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _run(place: Path, folder: Path) -> Iterator[Postgres]:
     other = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     if other:
         shutil.chown(folder, NOBODY, NOBODY)
@@ -72,4 +79,3 @@ def running() -> Iterator[Postgres]:
     finally:
         stop = [*control, "-m", "immediate", "stop"]
         subprocess.run(stop, check=True, capture_output=True, cwd=folder, **other)  # type: ignore[call-overload]
-        shutil.rmtree(folder)

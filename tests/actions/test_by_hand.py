@@ -196,3 +196,10 @@ def test_the_service_says_where_it_listens_and_where_it_cannot(settings: dict[st
         process.terminate()
         assert line.startswith("serving on http://127.0.0.1:")
         assert not line.rstrip().endswith(":0")
+
+
+@pytest.mark.parametrize("key", ["", "k" * 129, "k\n"])
+def test_a_key_that_the_notes_cannot_hold_is_a_wrong_command_line(ask: Callable[..., Result], key: str) -> None:
+    for command in (("resubscribe",), ("promo", "converted")):
+        found = ask(*command, "--user", "u", "--key", key)
+        assert (found.exit_code, "1 to 128 visible characters" in found.stderr) == (2, True)

@@ -191,7 +191,7 @@ def test_a_click_during_which_the_service_is_killed_is_done_once_and_told(
 APART = """
 from piano_actions.store import Store
 real = Store.finish
-def finish(self, claim, outcome, *, push=False):
+def finish(self, claim, outcome, **_):
     real(self, claim, outcome)
     os.kill(os.getpid(), 9)
 Store.finish = finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -168,6 +169,35 @@ def test_a_code_that_was_used_meanwhile_is_told(piano: Piano, desk: Desk) -> Non
     assert (found.reason, found.details["state"]) == ("code_used", "used")
 
 
+def test_a_reserved_code_is_not_given_for_longer_than_its_promotion_holds(piano: Piano, desk: Desk) -> None:
+    entry = buyer(piano)
+    assert desk.run(wanted(piano, entry, SUMMER)).reason == "code_reserved"
+    piano.server.control("POST", "clock", {"advance": "400d"})
+    assert desk.run(wanted(piano, entry, SUMMER)).reason == "promotion_ended"
+
+
+def test_of_promotions_with_one_name_that_one_is_meant_that_holds(
+    piano: Piano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = piano.world.now
+    last_year = {"promotion_id": "A", "name": "Summer", "promotion_code_prefix": "S-", "end_date": now - 9}
+    this_year = {"promotion_id": "B", "name": "Summer", "promotion_code_prefix": "S-", "end_date": now + 9}
+    older = {"promotion_id": "C", "name": "summer", "end_date": now - 99}
+    found = client(piano, tmp_path)
+    found.clock = now
+    for listed in ([last_year, this_year, older], [this_year, older, last_year]):
+        monkeypatch.setattr(found, "pages", lambda *_, listed=listed, **__: iter([listed]))
+        for word, meant in (("summer", "B"), ("S-", "B"), ("A", "A"), ("C", "C")):
+            one = promotions.named(found, word)
+            assert one is not None
+            assert one.id == meant
+    monkeypatch.setattr(found, "pages", lambda *_, **__: iter([[older, last_year]]))
+    one = promotions.named(found, "Summer")
+    assert one is not None
+    assert one.id == "A"
+    assert promotions.named(found, "winter") is None
+
+
 def test_an_empty_pool_is_told_and_filled_only_where_asked_for(piano: Piano, settings: dict[str, Any]) -> None:
     piano.server.control("POST", "clock", {"advance": f"{2 * DAY}s"})
     desk = desk_of(settings)
@@ -318,6 +348,36 @@ def test_a_checkout_reaches_the_results_with_the_next_run(
             {"tracker": engaged, "checkouts": 2, "readers": 1}
         ]
     assert list(folder.iterdir()) == []
+
+
+def pings(piano: Piano, engaged: str) -> int:
+    return sum(one.subject == engaged for one in piano.server.sandbox.part(Pings).events)
+
+
+def test_a_checkout_of_which_no_word_can_be_left_is_told_once_all_the_same(
+    piano: Piano, ask: Callable[..., Result], engaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = json.loads((tmp_path / "target.json").read_text()) | {"handover_path": str(tmp_path / "target.json")}
+    (tmp_path / "target.json").write_text(json.dumps(target))
+    assert ask("promo", "converted", "--user", piano.uid(buyer(piano)), "--key", "TC1").exit_code == 0
+    assert "no word of it could be left for the next run" in caplog.text
+    for _ in range(3):
+        assert ask("recover").exit_code == 0
+    assert pings(piano, engaged) == 1
+
+
+def test_checkouts_of_two_days_are_two_though_no_key_tells_them_apart(
+    piano: Piano, settings: dict[str, Any], engaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = json.loads((tmp_path / "target.json").read_text()) | {"handover_path": str(tmp_path / "handover")}
+    (tmp_path / "target.json").write_text(json.dumps(target))
+    body, now = {"user_id": piano.uid(buyer(piano)), "tracker": engaged, "offer": "summer"}, time.time()
+    with served(settings | {"target_config": str(tmp_path / "target.json")}, tmp_path) as service:
+        for days in (0, 0, 2):
+            monkeypatch.setattr("piano_actions.store.claims.time.time", lambda days=days: now + days * 86_400)
+            assert service.ask("conversion", body)[1]["reason"] == "conversion_told"
+    left = [json.loads(path.read_text())["checkouts"] for path in (tmp_path / "handover").glob("*.json")]
+    assert (pings(piano, engaged), len({key for one in left for key in one})) == (2, 2)
 
 
 def test_without_engage_the_key_stays_free(piano: Piano, ask: Callable[..., Result], engaged: str) -> None:

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 from piano_actions.cli import main
 from piano_actions.outcome import Status
-from piano_actions.store import KeyTaken, Request
+from piano_actions.store import Claim, KeyTaken, ReaderBusy, Request
 from piano_engage_common.stops import AccessRefused, Outage
+from piano_engage_sandbox import actions
 from piano_engage_sandbox.clock import DAY
 from piano_engage_sandbox.service import App
 from piano_engage_sandbox.testing import serving
@@ -250,6 +251,26 @@ def test_data_false_is_no(piano: Piano, desk: Desk) -> None:
     assert desk.run(wanted(piano, entry)).reason == "piano_refused"
 
 
+def test_a_yes_that_cannot_be_seen_yet_is_no_refusal(piano: Piano, desk: Desk) -> None:
+    entry = piano.stopping("Dynamic")
+    piano.fault(RESUME, status=200, body=json.dumps({"code": 0, "ts": 1, "data": True}), times=1)
+    request = wanted(piano, entry)
+    assert desk.run(request).status is Status.UNKNOWN
+    piano.server.call(lambda: actions.resume(piano.world, entry))  # Piano's other machines have it now
+    assert [one.status for one in desk.recover()] == [Status.DONE]
+    assert writes(piano) == 1
+
+
+def test_a_yes_with_more_in_it_than_is_known_is_a_yes(piano: Piano, desk: Desk) -> None:
+    entry = piano.stopping("Dynamic")
+    told: list[str] = []
+    desk.tell = lambda uid, _: told.append(uid)
+    body = json.dumps({"code": 0, "ts": 1, "data": True, "warnings": []})
+    piano.fault(RESUME, status=200, body=body, when="after")
+    assert desk.run(wanted(piano, entry)).status is Status.DONE
+    assert (writes(piano), told) == (1, [piano.uid(entry)])
+
+
 def test_a_token_that_may_nothing_ends_it_before_anything_is_done(piano: Piano, tmp_path: Path) -> None:
     entry = piano.stopping("Dynamic")
     desk = desk_of({**settings_for(piano, tmp_path), "api_token": "no-such-token"})
@@ -284,6 +305,36 @@ def test_a_key_is_forgotten_after_a_day(piano: Piano, desk: Desk, monkeypatch: p
     assert desk.run(request).status is Status.DONE
     assert entry.state.auto_renew
     assert len(desk.store.audit(limit=9)) == 2
+
+
+def test_an_answer_of_yesterday_is_not_given_because_the_reader_is_busy(
+    piano: Piano, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = piano.stopping("Dynamic")
+    request = Request("resubscribe", piano.uid(entry), {}, key="click-1")
+    desk.run(request)
+    now = time.time()
+    monkeypatch.setattr("piano_actions.store.claims.time.time", lambda: now + DAY + 1)
+    other = desk.store.claim(Request("upgrade", piano.uid(entry), {"to_term": "T"}))
+    assert isinstance(other, Claim)
+    with pytest.raises(ReaderBusy):
+        desk.run(request, patience=0)
+
+
+def test_what_is_a_day_old_is_given_up_and_not_done_along_with_another_wish(
+    piano: Piano, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = piano.stopping("Dynamic")
+    told: list[str] = []
+    desk = desk_of(settings, tell=lambda uid, _: told.append(uid))
+    piano.fault(RESUME, reset=True)
+    assert desk.run(wanted(piano, entry)).status is Status.UNKNOWN
+    piano.server.control("DELETE", "faults")
+    now, asked = time.time(), writes(piano)
+    monkeypatch.setattr("piano_actions.store.claims.time.time", lambda: now + 2 * DAY)
+    assert desk.run(Request("upgrade_cancel", piano.uid(entry))).reason == "no_change_pending"
+    assert (writes(piano), entry.state.auto_renew) == (asked, False)
+    assert [row["reader"] for row in desk.store.pushes()] == [desk.store.hash_of(piano.uid(entry))], "to be looked at"
 
 
 class Crash(BaseException):

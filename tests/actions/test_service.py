@@ -27,6 +27,7 @@ from piano_actions.cli.asking import Context
 from piano_actions.cli.serving import server_of
 from piano_actions.service.counter import Counter
 from piano_actions.service.gate import Gate, Limits
+from piano_actions.store import Store
 from piano_engage_common.stops import ConfigRefused
 
 from tests.actions.conftest import Piano, settings_for
@@ -297,6 +298,36 @@ def test_limits_fill_again_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.wait("d") == pytest.approx(1 / 3)
 
 
+def test_who_clicks_too_often_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piano_actions.service.gate.time.monotonic", lambda: 1000.0)
+    limits = Limits(per_reader=1, in_all=3)
+    assert [limits.wait("a") > 0 for _ in range(50)] == [False, *[True] * 49]
+    assert [limits.wait("b"), limits.wait("c")] == [0, 0]
+    assert limits.wait("d") > 0
+    assert "d" not in limits._readers, "nor does who comes too late for the others lose his own"
+
+
+def test_who_waits_for_his_own_action_takes_no_place_from_others(
+    piano: Piano, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    slow, other = piano.stopping("Dynamic"), piano.stopping("Payment")
+    piano.fault(RESUME, latency=2.0, times=1)
+    with (
+        served({**settings, "workers": 2, "request_timeout": 9}, tmp_path) as service,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        first = pool.submit(service.ask, "resubscribe", {"user_id": piano.uid(slow)})
+        while not piano.calls(RESUME):
+            time.sleep(0.01)
+        waiting = [pool.submit(service.ask, "resubscribe", {"user_id": piano.uid(slow), "offer": n}) for n in (1, 2)]
+        time.sleep(0.2)
+        assert service.ask("resubscribe", {"user_id": piano.uid(other)})[1]["status"] == "done"
+        assert not first.done()
+        assert first.result()[1]["status"] == "done"
+        assert [one.result()[1]["status"] for one in waiting] == ["already", "already"]
+    assert writes(piano) == 2
+
+
 def test_without_piano_it_says_so_and_the_key_stays_free(piano: Piano, service: Service) -> None:
     uid = piano.uid(piano.stopping("Dynamic"))
     piano.fault("subscription/list", status=500)
@@ -404,9 +435,36 @@ def test_it_stops_when_what_is_under_way_has_come_to_an_end(
     assert log.read_text().splitlines() == [f"serving on http://127.0.0.1:{port}"]
 
 
+def test_an_outage_does_not_keep_it_from_stopping(piano: Piano, tmp_path: Path) -> None:
+    nights = Nights(piano, tmp_path)
+    settings = settings_for(piano, tmp_path, target_config=str(nights.config), request_timeout=1, retry_attempts=2)
+    store = Store(settings["store_url"])
+    readers = list(dict.fromkeys(map(piano.uid, piano.world.entries.values())))[:100]
+    for uid in readers:
+        store.want_push(uid)
+    piano.fault("subscription/list", latency=30)
+    with served(settings, tmp_path):
+        while not any(row["attempts"] for row in store.pushes()):
+            time.sleep(0.05)
+        began = time.monotonic()
+    assert time.monotonic() - began < 8
+    waiting = store.pushes()
+    assert len(waiting) == 100, "none is forgotten"
+    assert sum(row["attempts"] for row in waiting) < 60
+    assert len(store.due(limit=999, every=True)) == 100, "nor held"
+    store.close()
+
+
 @pytest.mark.parametrize("secrets", [None, "", "short", "long-enough-secret-1,short"])
 def test_it_does_not_start_without_a_secret(settings: dict[str, Any], tmp_path: Path, secrets: str | None) -> None:
     path = tmp_path / "service.json"
     path.write_text(json.dumps({**settings, "secrets": secrets}))
     with pytest.raises(ConfigRefused, match="secrets"):
+        server_of(Context(path))
+
+
+def test_it_does_not_start_with_a_short_key_for_signatures(settings: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "service.json"
+    path.write_text(json.dumps({**settings, "secrets": SECRET, "hmac_secret": "short"}))
+    with pytest.raises(ConfigRefused, match="hmac_secret"):
         server_of(Context(path))

@@ -214,6 +214,7 @@ def test_the_image_is_made_of_what_is_there_and_runs_as_nobody_in_particular() -
     project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {"postgres"} <= set(project["optional-dependencies"])
     assert "piano-actions" in project["scripts"]
+    assert all("--format docker" in one for one in commands() if one.startswith("podman build"))
     stages = CONTAINER.split("\nFROM ")
     assert re.search(r"^USER (\d+)$", stages[-1], re.MULTILINE)[1] not in {"0", ""}  # type: ignore[index]
     assert stages[-1].index("USER ") < stages[-1].index("ENTRYPOINT")

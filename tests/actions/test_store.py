@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,11 +12,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from piano_actions.inbox import Inbox
 from piano_actions.outcome import Outcome, Status
-from piano_actions.store import Claim, InFlight, KeyTaken, ReaderBusy, Request, Store
+from piano_actions.store import Claim, InFlight, KeyTaken, ReaderBusy, Request, Store, database, leases
 from piano_actions.tables import SINCE_1
 from piano_actions.webhooks import Event
 from piano_engage_common.stops import StorageFailed
@@ -92,6 +94,15 @@ def test_notes_of_a_newer_version_are_refused(url: str) -> None:
         Store(url)
 
 
+def test_a_server_that_says_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "SILENT_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(StorageFailed, match="cannot be opened"):
+            Store(f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/x")
+    assert time.monotonic() - began < 20
+
+
 # Actions
 
 
@@ -130,6 +141,45 @@ def test_what_is_under_way_is_not_taken_from_who_is_at_it(two: tuple[Store, Stor
     claim = two[0].claim(Request("resubscribe", "u1"))
     assert isinstance(claim, Claim)
     assert list(two[0].left_behind()) == list(two[1].left_behind()) == []
+
+
+def begun_elsewhere(two: tuple[Store, Store]) -> Claim:
+    claim = two[0].claim(Request("upgrade", "u1", {"to_term": "T"}))
+    two[0].want_push("u1")
+    assert isinstance(claim, Claim)
+    assert two[0].take_wishes(["u1"]) == ({"u1": 1}, set())
+    return claim
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil goes by the clock")
+def test_a_clock_that_is_set_takes_nothing_from_who_is_at_it(
+    two: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun_elsewhere(two)
+    boot_time = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot_time + 60)  # as Linux says once the clock was put on
+    assert list(two[1].left_behind()) == []
+    assert two[1].due(limit=9) == []
+
+
+def test_a_container_of_the_same_host_name_takes_nothing_from_who_is_at_it(
+    two: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has process numbers of its own, so none of ours is there; two of one network have one host name."""
+    begun_elsewhere(two)
+    (tmp_path / "other").write_text("pid:[4026532999]")
+    monkeypatch.setattr(leases, "_TELLS_MACHINES_APART", (tmp_path / "other",))
+    monkeypatch.setattr(psutil, "Process", gone)
+    leases._machine.cache_clear()
+    try:
+        assert list(two[1].left_behind()) == []
+        assert two[1].due(limit=9) == []
+    finally:
+        leases._machine.cache_clear()
+
+
+def gone(pid: int) -> None:
+    raise psutil.NoSuchProcess(pid)
 
 
 def test_an_end_that_could_not_be_noted_is_found_again_by_the_same_process(two: tuple[Store, Store]) -> None:

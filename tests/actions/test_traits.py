@@ -19,6 +19,7 @@ from piano_actions.aside import Aside
 from piano_actions.messages import message_in, messages_of
 from piano_actions.store import Store
 from piano_actions.traits import LedgerBusy, Reckoner
+from piano_engage_common.stops import Outage
 from piano_engage_sandbox import actions
 from piano_engage_sandbox.testing import serving
 
@@ -43,7 +44,7 @@ def piano() -> Iterator[Piano]:
 @pytest.fixture(scope="module")
 def stopped(piano: Piano) -> list[str]:
     """Stop some readers' renewal before the first night; the ids of their subscriptions."""
-    return [piano.stopping("Dynamic").id for _ in range(17)]
+    return [piano.stopping("Dynamic").id for _ in range(21)]
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +131,37 @@ def test_while_engage_is_down_it_is_kept_and_sent_later(
     assert json.loads(ask("traits", "pending", "--json").stdout) == []
 
 
+def test_all_who_wait_are_told_however_many_they_are(settings: dict[str, Any], ask: Callable[..., Result]) -> None:
+    store = Store(settings["store_url"])
+    with store.transaction() as connection:
+        store.want_soon(connection, {f"nobody-{number}": 0.0 for number in range(1100)})
+    store.close()
+    assert json.loads(ask("traits", "send", "--json").stdout)["unknown"] == 1100
+
+
 def test_what_is_told_is_not_told_again(first: Nights, ask: Callable[..., Result], uid: str) -> None:
     ask("resubscribe", "--user", uid)
     writes = first.writes(uid)
     assert json.loads(ask("traits", "push", "--user", uid, "--json").stdout) == {"status": "nothing"}
     assert json.loads(ask("traits", "push", "--user", uid, "--dry-run", "--json").stdout)["traits"] == {}
     assert first.writes(uid) == writes
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["push", "dry run"])
+def test_a_reader_of_whom_piano_knows_no_subscription_is_told_of_and_not_cleared(
+    first: Nights, ask: Callable[..., Result], uid: str, dry_run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistyped = ask("traits", "push", "--user", "no-such-reader", *dry_run)
+    assert mistyped.exit_code == 65
+    assert mistyped.stdout == "unknown: Piano knows no subscription of this reader: --user takes Piano's uid.\n"
+    assert json.loads(ask("traits", "push", "--user", "no-such-reader", "--json", *dry_run).stdout) == {
+        "status": "unknown"
+    }
+    writes = first.writes(uid)
+    monkeypatch.setattr(pushes, "of_reader", lambda *_: [])  # Piano has a bad moment
+    assert ask("traits", "push", "--user", uid, *dry_run).exit_code == 65
+    assert first.writes(uid) == writes
+    assert json.loads(ask("traits", "pending", "--json").stdout) == []
 
 
 def test_a_dry_run_says_what_would_be_told(piano: Piano, first: Nights, ask: Callable[..., Result], uid: str) -> None:
@@ -160,6 +186,22 @@ def test_while_a_run_has_the_ledger_it_waits(
         assert ask("traits", "push", "--user", uid).exit_code == 75
     (row,) = json.loads(ask("traits", "pending", "--json").stdout)
     assert row["problem"] == "the ledger is in use by a run"
+    assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
+    assert first.holds(uid)["auto_renew"] == "true"
+
+
+def test_while_a_shared_ledger_cannot_be_asked_it_waits(
+    first: Nights, ask: Callable[..., Result], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_self: object) -> None:
+        msg = "the bucket does not answer"
+        raise Outage(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("piano_actions.traits.Looking.file", away)
+        assert ask("resubscribe", "--user", uid).exit_code == 0, "the action is done all the same"
+    (row,) = json.loads(ask("traits", "pending", "--json").stdout)
+    assert (row["attempts"], row["problem"]) == (1, "Outage")
     assert json.loads(ask("traits", "send", "--json").stdout)["told"] == 1
     assert first.holds(uid)["auto_renew"] == "true"
 
@@ -385,9 +427,24 @@ def test_it_does_not_outlive_who_started_it(
         (child,) = [one for one in born if "spawn_main" in " ".join(one.cmdline())]
         time.sleep(busy)
         child.send_signal(signal.SIGTERM)  # as systemd sends to all: it waits for who started it
-        assert list(tmp_path.glob("piano-actions-*"))
         assert child.is_running()
+        assert [one.path for one in child.open_files() if one.path.startswith(str(tmp_path))] == []
         parent.kill()
     _, alive = psutil.wait_procs(born, timeout=20)
     assert alive == []
-    assert list(tmp_path.glob("piano-actions-*")) == []
+    assert list(tmp_path.iterdir()) == [script]
+
+
+def test_whoever_works_out_traits_keeps_nothing_on_disk_that_a_kill_could_leave(first: Nights, tmp_path: Path) -> None:
+    script = tmp_path / "serves.py"
+    script.write_text(SERVES.format(busy=True))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(script), str(first.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        born = psutil.Process(parent.pid).children(recursive=True)
+        for one in (*born, psutil.Process(parent.pid)):
+            one.kill()
+    psutil.wait_procs(born, timeout=20)
+    assert list(tmp_path.iterdir()) == [script]

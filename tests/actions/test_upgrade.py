@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ import pytest
 from piano_actions.outcome import Status
 from piano_actions.store import Request
 from piano_engage_common.stops import Outage
+from piano_engage_sandbox import actions
+from piano_engage_sandbox.catalogue import TERMS
+from piano_engage_sandbox.lives import Fate
 from piano_engage_sandbox.testing import serving
 from tap_piano.client import PianoClient
 
@@ -28,6 +33,9 @@ CAN, DO, STATUS, CANCEL = (
 )  # fmt: skip
 MONTHLY, YEARLY, PREMIUM, PREMIUM_YEARLY = "TMD1GM0NTH01", "TMD1GYEAR004", "TMPREM0NTH05", "TMPREYEAR006"
 """Of the sandbox: from monthly to premium at once, from yearly to premium yearly when the period ends."""
+
+
+BY_ID = {term.term_id: term for term in TERMS}
 
 
 def on(term_id: str) -> Callable[[Entry], bool]:
@@ -146,19 +154,32 @@ def test_all_ways_in_which_piano_may_say_there_is_nothing(tmp_path: Path, switch
         assert piano.calls(DO) == 0
 
 
+def begin(piano: Piano, entry: Entry, term_id: str) -> None:
+    """Let the reader of a subscription have another one, from now on."""
+    now = piano.world.now
+
+    def begun(number: int) -> Fate:
+        fate = Fate(number, BY_ID[term_id], now, now, now)
+        piano.world.lives.goes_on(fate, 1)
+        return fate
+
+    piano.server.call(lambda: (piano.world.add(entry.reader, begun), piano.world.catch_up(now)))
+
+
+def test_who_has_the_term_by_another_subscription_does_not_pay_for_it_twice(piano: Piano, desk: Desk) -> None:
+    entry = alone_on(piano, MONTHLY)
+    begin(piano, entry, PREMIUM)
+    found = desk.run(wanted(piano, entry, PREMIUM))
+    assert (found.status, found.reason) == (Status.ALREADY, "on_term")
+    assert piano.calls(DO) == 0
+    assert desk.run(wanted(piano, entry, PREMIUM, subscription_id=entry.id)).status is Status.DONE, "named, it is meant"
+
+
 def test_two_subscriptions_are_refused_unless_one_is_named(tmp_path: Path) -> None:
     with serving(rows=1500) as server:
         piano = Piano(server)
         one = alone_on(piano, MONTHLY)
-        term, now = one.fate.term, piano.world.now
-        from piano_engage_sandbox.lives import Fate  # noqa: PLC0415 - only here
-
-        def begun(number: int) -> Fate:
-            fate = Fate(number, term, now, now, now)
-            piano.world.lives.goes_on(fate, 1)
-            return fate
-
-        server.call(lambda: (piano.world.add(one.reader, begun), piano.world.catch_up(now)))
+        begin(piano, one, MONTHLY)
         desk = desk_of(settings_for(piano, tmp_path))
         found = desk.run(wanted(piano, one, PREMIUM))
         assert (found.reason, len(found.details["subscription_ids"])) == ("ambiguous_change", 2)
@@ -225,9 +246,76 @@ def test_what_the_upgrade_status_says_is_told(piano: Piano, desk: Desk, status: 
     entry = alone_on(piano, MONTHLY)
     body = {"code": 0, "ts": 1, "subscription_upgrade_status": {"to_term_id": PREMIUM, "status": status}}
     piano.fault(DO, status=200, body=json.dumps({"code": 0, "ts": 1, "data": True}))
-    piano.fault(STATUS, status=200, body=json.dumps(body))
+    piano.fault(STATUS, status=200, body=json.dumps(body), skip=1)
     found = desk.run(wanted(piano, entry, PREMIUM))
     assert (found.status, found.reason) == (told, reason)
+
+
+def change(piano: Piano, entry: Entry, to_term: str) -> None:
+    option = actions.option_for(piano.app.change_options, entry, to_term)
+    assert option is not None
+    actions.change(
+        piano.world, entry, to_term, options=[option], billing_timing=option.billing_timing,
+        immediate_access=option.immediate_access, prorate_access=option.prorate_access,
+    )  # fmt: skip
+
+
+YES = json.dumps({"code": 0, "ts": 1, "data": True})
+
+
+def status_answer(**members: Any) -> str:  # noqa: ANN401 - JSON
+    return json.dumps({"code": 0, "ts": 1, "subscription_upgrade_status": members})
+
+
+def test_what_became_of_an_earlier_change_is_not_taken_for_this_one(piano: Piano, desk: Desk) -> None:
+    entry = alone_on(piano, MONTHLY)
+    piano.fault(DO, status=200, body=YES)
+    piano.fault(STATUS, status=200, body=status_answer(to_term_id=PREMIUM, status=4))  # withdrawn last week
+    assert desk.run(wanted(piano, entry, PREMIUM)).reason == "processing"
+
+
+def test_a_change_that_waits_is_not_asked_for_again_though_piano_would_take_it(piano: Piano, desk: Desk) -> None:
+    entry = alone_on(piano, MONTHLY)
+    piano.fault(STATUS, status=200, body=status_answer(to_term_id=PREMIUM, status=0))
+    assert desk.run(wanted(piano, entry, PREMIUM)).reason == "change_pending"
+    assert piano.calls(DO) == 0
+
+
+def test_what_piano_has_said_yes_to_is_looked_for_and_never_asked_for_again(
+    piano: Piano, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    desk = desk_of(settings, tell=lambda uid, _: told.append(uid))
+    entry = alone_on(piano, MONTHLY)
+    piano.fault(DO, status=200, body=YES)
+    first = wanted(piano, entry, PREMIUM)
+    assert desk.run(first).reason == "processing"
+    for one in (first, wanted(piano, entry, PREMIUM, offer="another prompt"), first):
+        assert desk.run(one).reason == "processing"
+    assert [one.reason for one in desk.recover()] == ["processing"]
+    assert desk.recover(every=False) == [], "looked at a short while ago"
+    assert (piano.calls(DO), told) == (1, [piano.uid(entry)])
+    now = time.time()
+    monkeypatch.setattr("piano_actions.store.claims.time.time", lambda: now + 11)
+    piano.server.call(lambda: change(piano, entry, PREMIUM))
+    assert [one.reason for one in desk.recover(every=False)] == ["changed"]
+    assert (piano.calls(DO), told) == (1, [piano.uid(entry)] * 2), "Engage is told when it can be seen"
+    assert desk.run(first).reason == "changed"
+
+
+def test_a_change_that_cannot_be_seen_for_an_hour_stays_pending(
+    piano: Piano, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = alone_on(piano, MONTHLY)
+    piano.fault(DO, status=200, body=YES)
+    request = wanted(piano, entry, PREMIUM)
+    assert desk.run(request).reason == "processing"
+    now = time.time()
+    monkeypatch.setattr("piano_actions.store.claims.time.time", lambda: now + 3700)
+    assert [one.reason for one in desk.recover()] == ["processing"]
+    assert desk.recover() == []
+    assert desk.run(request).reason == "processing"
+    assert piano.calls(DO) == 1
 
 
 def test_while_one_change_is_not_sure_no_other_is_begun(piano: Piano, desk: Desk) -> None:
@@ -283,6 +371,28 @@ def test_a_crash_between_two_steps_loses_nothing_and_does_nothing_twice(
     assert [one.status for one in desk_of(settings).recover()] == [status]
     assert piano.calls(DO) == 1
     assert entry.state.upgrade_status == {"done": "Upgraded", "pending": "Upgrade pending"}[status]
+
+
+def test_a_crash_forgets_not_by_which_of_two_options_it_was(
+    piano: Piano, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = alone_on(piano, YEARLY)
+    option = actions.option_for(piano.app.change_options, entry, PREMIUM_YEARLY)
+    assert option is not None
+    piano.app.change_options.append(replace(option, option_id="TC0OTHER"))
+    assert desk_of(settings).run(wanted(piano, entry, PREMIUM_YEARLY)).reason == "several_options"
+    crashed = desk_of(settings)
+    crashed.store.owner = f"{crashed.store.owner.split('/')[0]}/1/0.00"
+
+    def crash(*_arguments: object, **_named: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("piano_actions.store.Store.finish", crash)
+        with pytest.raises(Crash):
+            crashed.run(wanted(piano, entry, option.option_id))
+    assert [one.reason for one in desk_of(settings).recover()] == ["change_pending"]
+    assert piano.calls(DO) == 1
 
 
 # The command

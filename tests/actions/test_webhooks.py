@@ -207,6 +207,33 @@ def test_what_is_old_is_forgotten_but_not_what_waits(store: Store, monkeypatch: 
     assert len(inbox.quarantined(limit=10)) == 3
 
 
+def test_quarantine_cannot_fill_the_disk_between_two_sweeps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "QUARANTINED", 50)
+    inbox = Inbox(store, tells=True)
+    for number in range(0, 1000, 20):
+        inbox.keep([(Poison("not_decrypted"), f"JUNK{number + n}") for n in range(20)])
+        assert inbox.counts()["webhooks_quarantined"] <= 50 + inbox_module.TRIMMED_EVERY
+
+
+def test_a_replay_of_many_events_does_not_hold_up_the_service(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "REPLAYED_TOGETHER", 10)
+    inbox = Inbox(store, tells=True)
+    inbox.keep([event(uid=f"u{number % 60}", at=number) for number in range(99)])
+    with store.transaction() as connection:
+        connection.execute(PUSHES.delete())
+        connection.execute(EVENTS.update().values(state="told"))
+    held, real = list[int](), Store.want_soon
+
+    def counted(self: Store, connection: Any, wishes: dict[str, float]) -> None:  # noqa: ANN401 - of SQLAlchemy
+        held.append(len(wishes))
+        real(self, connection, wishes)
+
+    monkeypatch.setattr(Store, "want_soon", counted)
+    assert inbox.replay() == 99
+    assert (max(held), len(held)) == (10, 10)
+    assert (len(store.pushes()), len(inbox.events(limit=999, state="waiting"))) == (60, 99)
+
+
 # Over sockets, from the sandbox
 
 

@@ -8,6 +8,7 @@ between any two of these does nothing twice.
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from piano_engage_common.stops import ConfigRefused, RunStopped
@@ -15,6 +16,7 @@ from piano_engage_common.stops import ConfigRefused, RunStopped
 from piano_actions import conversions, pool, promotions, resubscribe, upgrade, upgrade_cancel
 from piano_actions.outcome import Outcome, Status
 from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
+from piano_actions.watch import Watch
 from piano_actions.words import outcome
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     Note = Callable[..., None]
 
 POLL_SECONDS: Final = 0.05
+PROCESSED_SECONDS: Final = 3600.0
+"""So long a change that Piano took on, and that cannot be seen yet, is looked for; then it counts as pending."""
 FRESH_SECONDS: Final = 10.0
 """So long an answer is given again without a look whether it still holds: impatient clicks, requests sent again."""
 
@@ -79,6 +83,8 @@ class Desk:
         self.store = store
         self.choose = choose
         self._logger = logger
+        self._stopping = False
+        self._left = Watch("Bringing to an end what was left behind", logger)
 
     def run(self, request: Request, *, dry_run: bool = False, patience: float = 60.0) -> Outcome:
         """Do what is asked for, or give the answer that was given before.
@@ -127,38 +133,64 @@ class Desk:
         self.store.release(request.key, at)
         return True
 
-    def recover(self) -> list[Outcome]:
-        """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time."""
+    def recover(self, *, every: bool = True) -> list[Outcome]:
+        """Bring to an end what a crash left, or what was not sure; what fails again stays for the next time.
+
+        Args:
+            every: also what was looked at a short while ago; else it is left at growing distances.
+        """
         done = []
-        for claim in self.store.left_behind():
-            if claim.age > KEPT_SECONDS:  # nobody waits for it any more, and the reader may want something else by now
-                self.store.fail(claim, "given_up")
-                self._logger.warning("%s was left behind a day ago, and is given up", claim.request.action)
+        for claim in self.store.left_behind(every=every):
+            if self._given_up(claim):
                 continue
             self._logger.info("%s was left behind: going on with it", claim.request.action)
             try:
                 done.append(self._work(claim, again=True))
-            except RunStopped as e:
-                self._logger.warning("%s could not be brought to an end yet: %s", claim.request.action, e)
-            except Exception:  # a fault of ours in one shall not keep the others from being done
-                self._logger.exception("%s could not be brought to an end", claim.request.action)
+                self._left.works()
+            except Exception as e:  # noqa: BLE001 - be it a fault of ours, the others are done all the same
+                self._not_yet(claim, e)
+            if self._stopping:
+                break
         return done
+
+    def stop(self) -> None:
+        """Go on with nothing more of what was left behind."""
+        self._stopping = True
 
     def _settle_before(self, request: Request) -> Outcome | None:
         """Bring to an end what is not sure of this reader, for another wish of the same kind might do it twice."""
         for claim in self.store.left_behind(reader=request.user_id, but=request.key):
+            if self._given_up(claim):
+                continue
             try:
                 found = self._work(claim, again=True)
             except Exception as e:
                 if claim.request.action == request.action:
                     raise
-                self._logger.warning(
-                    "%s of the same reader could not be brought to an end yet: %s", claim.request.action, e
-                )
+                self._not_yet(claim, e)
                 continue
-            if found.status is Status.UNKNOWN and found.action == request.action:
+            if _is_open(found) and found.action == request.action:
                 return found
         return None
+
+    def _given_up(self, claim: Claim) -> bool:
+        """Give up what is a day old: nobody waits for it any more, and the reader may want something else by now."""
+        if claim.age <= KEPT_SECONDS:
+            return False
+        if self.tell and claim.request.action in CHANGES:  # Piano may have done it
+            self.store.want_push(claim.request.user_id)
+        self.store.fail(claim, "given_up")
+        self.store.let_go(claim)
+        self._logger.warning("%s was left behind a day ago, and is given up", claim.request.action)
+        return True
+
+    def _not_yet(self, claim: Claim, problem: Exception) -> None:
+        """Tell that an action could not be brought to an end."""
+        said = f"{claim.request.action} could not be brought to an end yet: "
+        if isinstance(problem, RunStopped):
+            self._left.failed(f"{said}{problem}")
+        else:
+            self._left.failed(f"{said}a fault of ours, {type(problem).__name__}", fault=problem)
 
     def _work(self, claim: Claim, *, again: bool = False) -> Outcome:
         try:
@@ -181,11 +213,18 @@ class Desk:
         except Exception:  # a fault of ours: the reader shall not be locked out for it
             self.store.unsure(claim)
             raise
+        open_ = _is_open(found) and (found.status is Status.UNKNOWN or claim.age < PROCESSED_SECONDS)
         changed = self.tell is not None and found.action in CHANGES and found.well
-        self.store.finish(claim, found, push=changed)
+        changed = changed and not (open_ and claim.chosen)  # nothing new since it was told
+        self.store.finish(claim, found, push=changed, unsure=open_)
         if changed and self.tell:
             self.tell(claim.request.user_id, found.details.get("subscription_id"))
         return found
+
+
+def _is_open(found: Outcome) -> bool:
+    """Whether it is still to be looked how an action ends: nobody knows, or Piano took it on and shows nothing yet."""
+    return found.status is Status.UNKNOWN or found.reason == upgrade.PROCESSING
 
 
 def _resubscribe(
@@ -213,12 +252,28 @@ def _upgrade(desk: Desk, request: Request, chosen: Mapping[str, Any], note: Note
         params.get("subscription_id") or None,
     )
     if chosen:
-        wish = upgrade.Wish(request.user_id, chosen["to_term_id"], None, chosen["subscription_id"])
+        wish = upgrade.Wish(
+            request.user_id,
+            chosen["to_term_id"],
+            subscription_id=chosen["subscription_id"],
+            option_id=chosen.get("option_id"),
+            taken_on=bool(chosen.get("taken_on")),
+        )
+
+    def noted(way: upgrade.Way, *, taken_on: bool) -> None:
+        note(
+            subscription_id=way.one.id,
+            to_term_id=way.option.to_term_id,
+            option_id=way.option.id or None,
+            taken_on=taken_on,
+        )
+
     found = upgrade.upgrade(
         desk.piano,
         wish,
         choose=desk.choose,
-        before=lambda way: note(subscription_id=way.one.id, to_term_id=way.option.to_term_id),
+        before=lambda way: noted(way, taken_on=False),
+        heard=lambda way: noted(way, taken_on=True),
         dry_run=dry_run,
         wait=desk.upgrade_wait,
     )
@@ -244,10 +299,13 @@ def _promo_code(
     promotion = promotions.named(desk.piano, request.params["promotion"])
     if promotion is None:
         return outcome(pool.ACTION, Status.REFUSED, "promotion_unknown")
-    if not chosen and not desk.store.code_of(promotion.id, request.user_id):
-        found = promotions.eligibility(desk.piano, request.user_id, promotion, request.params.get("term_id") or None)
-        if not found.well:
-            return outcome(pool.ACTION, found.status, found.reason, **found.details)
+    term_id = request.params.get("term_id") or None
+    if chosen or desk.store.code_of(promotion.id, request.user_id):  # it is his; but good no longer than the promotion
+        found = promotions.holds_not(desk.piano, promotion, term_id)
+    else:
+        found = promotions.eligibility(desk.piano, request.user_id, promotion, term_id)
+    if found and not found.well:
+        return outcome(pool.ACTION, found.status, found.reason, **found.details)
     return pool.reserve(
         desk.piano,
         desk.store,
@@ -262,8 +320,8 @@ def _promo_code(
 def _conversion(
     desk: Desk,
     request: Request,
-    chosen: Mapping[str, Any],  # noqa: ARG001 - nothing is chosen here
-    note: Note,  # noqa: ARG001 - so nothing is noted
+    chosen: Mapping[str, Any],
+    note: Note,
     *,
     dry_run: bool = False,
 ) -> Outcome:
@@ -277,7 +335,11 @@ def _conversion(
         raise ConfigRefused(msg)
     if dry_run:
         return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
-    return engage.converted(request.user_id, tracker, request.key)
+    checkout = chosen.get("checkout") or request.key
+    if request.made:  # the same one another day names another checkout
+        checkout = f"{request.key}-{uuid.uuid4().hex}"
+        note(checkout=checkout)
+    return engage.converted(request.user_id, tracker, checkout)
 
 
 def _no_note(**_chosen: Any) -> None:  # noqa: ANN401 - as the other one

@@ -35,6 +35,10 @@ REPEAT_SECONDS: Final = 30.0
 """After an event that was seen before, a reader is read again no sooner than so long after the last time."""
 QUARANTINED: Final = 2000
 """So many are kept at most, the newest; for anybody can call."""
+TRIMMED_EVERY: Final = 100
+"""After so many more it is seen to that there are no more than that."""
+REPLAYED_TOGETHER: Final = 500
+"""Events that are replayed in one transaction; meanwhile the service waits."""
 QUARANTINE_WORD: Final = "quarantine"
 REPEATED: Final = "repeated"
 DAY: Final = 86_400.0
@@ -54,6 +58,7 @@ class Inbox:
         self._store = store
         self._tells = tells
         self._days = days
+        self._poison = 0
 
     def keep(self, arrivals: Sequence[_Arrival]) -> list[str]:
         """Keep what came, all of it in one transaction, and say what becomes of each.
@@ -70,6 +75,10 @@ class Inbox:
             self._keep_events(connection, events)
             for poison, data in (one for one in arrivals if isinstance(one, tuple)):
                 self._quarantine(connection, poison.reason, data)
+                self._poison += 1
+            if self._poison >= TRIMMED_EVERY:  # and not by `sweep` alone: meanwhile anybody could fill the disk
+                _trim(connection)
+                self._poison = 0
         seen, words = set[str | None](known), list[str]()
         for one in arrivals:
             name = self._store.hash_of(one.content) if isinstance(one, Event) else None
@@ -133,13 +142,10 @@ class Inbox:
     def sweep(self) -> None:
         """Forget what is old, but nothing that waits, and the oldest of a quarantine that is too full."""
         event, other, old = EVENTS.c, QUARANTINE.c, time.time() - self._days * DAY
-        newest = sa.select(other.last_at).order_by(other.last_at.desc()).offset(QUARANTINED).limit(1)
         with self._store.transaction() as connection:
             connection.execute(sa.delete(EVENTS).where(event.last_at < old, event.state != WAITING))
             connection.execute(sa.delete(QUARANTINE).where(other.last_at < old))
-            limit = connection.execute(newest).scalar_one_or_none()
-            if limit is not None:
-                connection.execute(sa.delete(QUARANTINE).where(other.last_at <= limit))
+            _trim(connection)
 
     def counts(self) -> dict[str, int]:
         """Count what waits, and what is in quarantine."""
@@ -180,15 +186,18 @@ class Inbox:
             since: only what came after this moment, in epoch seconds.
         """
         one, begins = EVENTS.c, list(ids)
-        query = sa.select(one.id, one.user_id).where(one.user_id.is_not(None), one.last_at >= since)
+        query = sa.select(one.id, one.user_id).where(one.user_id.is_not(None), one.last_at >= since).order_by(one.id)
         if begins:
             query = query.where(sa.or_(*(one.id.startswith(begin, autoescape=True) for begin in begins)))
         with self._store.transaction() as connection:
             found = connection.execute(query).all()
-            for user_id in sorted({row.user_id for row in found}):
-                self._store.want_soon(connection, {user_id: time.time()})
-                again = sa.update(EVENTS).where(one.id.in_([row.id for row in found if row.user_id == user_id]))
-                connection.execute(again.values(state=WAITING))
+        for some in (found[at : at + REPLAYED_TOGETHER] for at in range(0, len(found), REPLAYED_TOGETHER)):
+            with self._store.transaction() as connection:  # whoever was erased since, has no event any more
+                there = one.id.in_([row.id for row in some])
+                still = connection.execute(sa.select(one.user_id).where(there, one.user_id.is_not(None))).scalars()
+                if wishes := dict.fromkeys(still, time.time()):
+                    self._store.want_soon(connection, wishes)
+                connection.execute(sa.update(EVENTS).where(there).values(state=WAITING))
         return len(found)
 
     def replay_quarantine(self, reader: Reader, ids: Iterable[str] = ()) -> dict[str, int]:
@@ -210,6 +219,15 @@ class Inbox:
                 connection.execute(sa.delete(QUARANTINE).where(one.id == row.id))
             counts["taken"] += 1
         return counts
+
+
+def _trim(connection: sa.Connection) -> None:
+    """Forget the oldest of a quarantine that is too full."""
+    one = QUARANTINE.c
+    newest = sa.select(one.last_at).order_by(one.last_at.desc()).offset(QUARANTINED).limit(1)
+    limit = connection.execute(newest).scalar_one_or_none()
+    if limit is not None:
+        connection.execute(sa.delete(QUARANTINE).where(one.last_at <= limit))
 
 
 @lru_cache

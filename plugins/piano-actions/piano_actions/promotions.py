@@ -71,6 +71,10 @@ class Promotion:
             return "promotion_not_begun"
         return "promotion_used_up" if self.uses_left == 0 else None
 
+    def is_called(self, word: str) -> bool:
+        """Whether a word is its id, its name in any case, its code or its prefix."""
+        return word in {self.id, self.code, self.prefix} or word.strip().casefold() == self.name.strip().casefold()
+
     def fits(self, term_id: str | None) -> bool:
         """Whether it is good for a term; any promotion is, where no term is named."""
         return term_id is None or self.terms is None or term_id in self.terms
@@ -112,13 +116,15 @@ def valid(piano: PianoClient, *, term_id: str | None = None) -> list[Promotion]:
 
 
 def named(piano: PianoClient, word: str) -> Promotion | None:
-    """Look a promotion up by its id, its name in any case, or its code or prefix; whether it holds or not."""
-    for page in piano.pages("promotion/list", "promotion_id", expired="all"):
-        for item in page:
-            one = Promotion(item)
-            if word in {one.id, one.code, one.prefix} or word.strip().casefold() == one.name.strip().casefold():
-                return _with_terms(piano, item)
-    return None
+    """Look a promotion up by its id, its name in any case, or its code or prefix; whether it holds or not.
+
+    Names and codes come again, each summer for one: of several that holds now is meant, else the one that ends last.
+    """
+    pages = piano.pages("promotion/list", "promotion_id", expired="all")
+    found = [one for page in pages for one in map(Promotion, page) if one.is_called(word)]
+    now = piano.clock or 0
+    found.sort(key=lambda one: (one.id == word, one.why_not(now) is None, one.item.get("end_date") or 0), reverse=True)
+    return _with_terms(piano, found[0].item) if found else None
 
 
 def best(promotions: Iterable[Promotion], term: dict[str, Any]) -> Promotion | None:
@@ -145,11 +151,8 @@ def eligibility(piano: PianoClient, user_id: str, promotion: Promotion, term_id:
         term_id: for which term; None for any.
     """
     details = {"promotion_id": promotion.id, "promotion_name": promotion.name}
-    piano_now = piano.clock or 0
-    if why := promotion.why_not(piano_now):
-        return outcome(ELIGIBILITY, Status.REFUSED, why, **details)
-    if not promotion.fits(term_id):
-        return outcome(ELIGIBILITY, Status.REFUSED, "promotion_other_term", **details)
+    if why := holds_not(piano, promotion, term_id):
+        return why
     items = of_reader(piano, user_id)
     if not items and not is_known(piano, user_id):
         return outcome(ELIGIBILITY, Status.REFUSED, "unknown_user", **details)
@@ -158,6 +161,14 @@ def eligibility(piano: PianoClient, user_id: str, promotion: Promotion, term_id:
     if _used(piano, user_id, promotion.id):
         return outcome(ELIGIBILITY, Status.REFUSED, "promotion_used", **details)
     return outcome(ELIGIBILITY, Status.DONE, "eligible", **details)
+
+
+def holds_not(piano: PianoClient, promotion: Promotion, term_id: str | None = None) -> Outcome | None:
+    """Say why a promotion is good for nobody now, or not for a term; None where it is."""
+    details = {"promotion_id": promotion.id, "promotion_name": promotion.name}
+    why = promotion.why_not(piano.clock or 0)
+    why = why or (None if promotion.fits(term_id) else "promotion_other_term")
+    return outcome(ELIGIBILITY, Status.REFUSED, why, **details) if why else None
 
 
 def _used(piano: PianoClient, user_id: str, promotion_id: str) -> bool:

@@ -6,6 +6,7 @@ once more, and loses none.
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -20,6 +21,7 @@ from target_recurly_engage.handover import Message, moment_of
 from piano_actions.messages import message_in, messages_of, name_for
 from piano_actions.subscriptions import Subscription, moment, of_reader, read
 from piano_actions.traits import LedgerBusy, Looking, add_told, merged
+from piano_actions.watch import Watch
 
 if TYPE_CHECKING:
     import logging
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 READ_AT_ONCE: Final = 4
 """Readers who are read from Piano, or written to Engage, at the same time."""
+STOP_SECONDS: Final = 10.0
+"""So long after the service was asked to stop a reader who has just clicked is still told of."""
 TOGETHER: Final = 25
 """Readers whose traits are worked out together, where many wait."""
 
@@ -54,7 +58,11 @@ class Told(StrEnum):
     ERASED = "erased"
     """He was erased; Engage is told nothing of him."""
     UNKNOWN = "unknown"
-    """Piano does not know the reader (any more); the nightly run ends what there was of him."""
+    """Piano knows no subscription of the reader (any more); the nightly run ends what there was of him."""
+
+
+class _Stopping(Exception):  # noqa: N818 - no error
+    """The service stops."""
 
 
 class Pusher:
@@ -86,8 +94,10 @@ class Pusher:
         self.store = store
         self._ledger = Looking(config, logger)
         self._folder = Path(config["handover_path"]) if config.get("handover_path") else None
-        self._logger = logger
+        self._telling = Watch("Telling Engage of readers", logger)
+        self._rejections = Watch("Telling Engage of some readers", logger)
         self._reckoner = reckoner
+        self._until = math.inf
         self._reading = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="reading")
         self._asking = ThreadPoolExecutor(2 * READ_AT_ONCE, thread_name_prefix="asking")
         self._writing = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="writing")
@@ -97,6 +107,10 @@ class Pusher:
         for threads in (self._reading, self._asking, self._writing):
             threads.shutdown(wait=True)
         self._reckoner.close()
+
+    def stop(self) -> None:
+        """Begin nothing any more that can wait, and what cannot only for a while; who is left is told later."""
+        self._until = time.monotonic() + STOP_SECONDS
 
     def push(self, user_id: str, likely: str | None = None) -> Told:
         """Tell Engage of a reader what it does not know yet; what cannot be told now is kept.
@@ -134,7 +148,7 @@ class Pusher:
             ends |= {user_id: self._later(user_id, problem) for user_id, problem in {**failed, **failed_too}.items()}
             writing = {one: self._writing.submit(self._write, one, changes[one], cases[one]) for one in changes}
             ends |= {user_id: self._ended(user_id, one) for user_id, one in writing.items()}
-        except (LedgerBusy, duckdb.Error, OSError) as e:
+        except (LedgerBusy, RunStopped, duckdb.Error, OSError) as e:
             ends |= {user_id: self._later(user_id, e) for user_id in user_ids if user_id not in ends}
         return ends
 
@@ -155,47 +169,60 @@ class Pusher:
 
     def _ended(self, user_id: str, writing: Future[Told]) -> Told:
         try:
-            return writing.result()
+            told = writing.result()
+            self._telling.works()
         except Exception as e:  # noqa: BLE001 - it is told of, and shall not hold up the others
             return self._later(user_id, e)
+        return told
 
     def _later(self, user_id: str, problem: Exception) -> Told:
-        """Note that a reader cannot be told now; of one whom Piano does not know there is nothing to tell."""
+        """Note that a reader cannot be told now; of one without a subscription there is nothing to tell."""
         if isinstance(problem, NotFound):
             return Told.UNKNOWN
+        if isinstance(problem, _Stopping):
+            self.store.leave_wishes([user_id])
+            return Told.LATER
         if isinstance(problem, LedgerBusy):
             self.store.postponed(user_id, "the ledger is in use by a run")
             return Told.LATER
         self.store.postponed(user_id, type(problem).__name__)
-        said = "Engage could not be told of a reader, which is kept: %s"
+        said = "Engage could not be told of a reader, which is kept: "
         if isinstance(problem, (RunStopped, duckdb.Error, OSError)):
-            self._logger.warning(said, next(iter(str(problem).splitlines()), type(problem).__name__))
+            self._telling.failed(said + next(iter(str(problem).splitlines()), type(problem).__name__))
         else:
-            self._logger.error(said, "a fault of ours", exc_info=problem)
+            self._telling.failed(f"{said}a fault of ours, {type(problem).__name__}", fault=problem)
         return Told.LATER
 
-    def send_due(self, *, limit: int = 1000, every: bool = False) -> dict[str, int]:
-        """Tell of all readers whose time has come, and count what became of it."""
+    def send_due(self, *, limit: int | None = None, every: bool = False) -> dict[str, int]:
+        """Tell of all readers whose time has come, or the first of them, and count what became of it."""
         counts = dict.fromkeys(map(str, Told), 0)
         due = self.store.due(limit=limit, every=every)
         for some in (due[at : at + TOGETHER] for at in range(0, len(due), TOGETHER)):
+            if self._until < math.inf:
+                break
             for told in self.push_some(some).values():
                 counts[told] += 1
         return counts
 
     def preview(self, user_id: str) -> Change:
-        """Work out what would be told of a reader, and tell nothing."""
+        """Work out what would be told of a reader, and tell nothing.
+
+        Raises:
+            NotFound: Piano knows no subscription of his.
+        """
         known = self._known([user_id])[user_id]
         return self._reckoner.changes({user_id: (known, self._read(user_id, known))}, now=self._now())[user_id]
 
     def _write(self, user_id: str, change: Change, case: Case) -> Told:
         if not change.properties:
             return Told.NOTHING
+        self._go_on()
         self.courtesy()
         refusal = self._ingest.write(user_id, change.properties)
         if refusal:
-            self._logger.warning("Engage rejected a reader with %d %s", refusal.status, refusal.reason)
+            self._rejections.failed(f"Engage rejected a reader with {refusal.status} {refusal.reason}")
             return Told.REJECTED
+        self._rejections.works()
         if self._folder is not None:
             known, held = case
             read_now = [row for row in held if not any(row is one for one in known.subscriptions.values())]
@@ -208,6 +235,15 @@ class Pusher:
             )
             message.leave(self._folder, name_for(user_id))
         return Told.TOLD
+
+    def _go_on(self) -> None:
+        """Look whether there is time for one reader more.
+
+        Raises:
+            _Stopping: there is not.
+        """
+        if time.monotonic() > self._until:
+            raise _Stopping
 
     def _now(self) -> int:
         """Piano's clock, for what is live and what is over is Piano's to say."""
@@ -233,10 +269,20 @@ class Pusher:
         return cases, failed
 
     def _read(self, user_id: str, known: Known, likely: str | None = None) -> list[Mapping[str, Any]]:
-        """Read the reader's subscriptions: in full those that are live, or not known to have ended."""
+        """Read the reader's subscriptions: in full those that are live, or not known to have ended.
+
+        Raises:
+            NotFound: Piano knows none; be it true or not, that is no reason to clear at once what Engage was told.
+        """
+        if self._until < math.inf and likely is None:
+            raise _Stopping
+        self._go_on()
         self.courtesy()
         begun = {likely: self._begin(likely)} if likely else {}
         listed = [Subscription(item, self._now()) for item in of_reader(self._piano, user_id)]
+        if not listed:
+            msg = "Piano knows no subscription of the reader."
+            raise NotFound(msg)
         for one in listed:
             if one.id not in begun and not _known_to_have_ended(one, known):
                 begun[one.id] = self._begin(one.id)

@@ -116,9 +116,10 @@ def _do(piano: PianoClient, one: Subscription) -> Outcome:
     code, sure = None, True
     try:
         if one.can_be_resumed:
-            piano.write(RESUME, subscription_id=one.id)
+            page = piano.write(RESUME, subscription_id=one.id)
         else:
-            piano.write(SWITCH_ON, subscription_id=one.id, auto_renew=True)
+            page = piano.write(SWITCH_ON, subscription_id=one.id, auto_renew=True)
+        sure = page.data is not True  # a yes that cannot be seen yet is no refusal
     except PianoRefused as e:
         code = e.code
     except Unanswered:
@@ -133,7 +134,7 @@ def settled(piano: PianoClient, before: Subscription, *, code: int | None = None
         piano: the Publisher API.
         before: as it was.
         code: with which Piano refused.
-        sure: Piano answered; without an answer, what is not done yet may still be done.
+        sure: Piano said no; else what is not done yet may still be done.
     """
     try:
         after = read(piano, before.id)

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from piano_engage_common.given import take_own
 from piano_engage_common.stops import ConfigRefused
-from piano_engage_common.transport import Patience, Transport
+from piano_engage_common.transport import Patience
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from tap_piano.client import REGIONS, PianoClient
 
+from piano_actions.watch import transport_of
+
 if TYPE_CHECKING:
     import logging
     from pathlib import Path
+
+    from piano_actions.watch import Watch
 
 PREFIX = "PIANO_ACTIONS_"
 PAGE_SIZE = 100
@@ -61,8 +65,9 @@ class Settings(BaseSettings):
     upgrade_wait: float = Field(
         3,
         ge=0,
+        le=30,
         title="Upgrade wait",
-        description="Seconds to wait for a change of term that is made at once; after that it is told as pending.",
+        description="Seconds, 30 at most, to wait for a change of term that is made at once; later it is pending.",
     )
     checkout_url: str | None = Field(
         None,
@@ -192,12 +197,15 @@ def settings_of(path: Path | None = None) -> Settings:
         raise ConfigRefused(msg) from e
 
 
-def client_of(settings: Settings, logger: logging.Logger, *, at_once: int = 1) -> PianoClient:
-    """Make the client of the Publisher API."""
-    transport = Transport(
-        patience=settings.patience,
-        rate=settings.requests_per_second,
+def client_of(
+    settings: Settings, logger: logging.Logger, *, at_once: int = 1, watch: Watch | None = None
+) -> PianoClient:
+    """Make the client of the Publisher API; with a *watch*, attempts that fail are told of by that."""
+    transport = transport_of(
+        settings.patience,
+        settings.requests_per_second,
         logger=logger,
+        watch=watch,
         at_once=at_once,
         afterwards="nothing was changed at Piano, so it can be tried again",
     )

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import connect, name, text
 from target_recurly_engage.delivery.ingest import properties
 from target_recurly_engage.erased import is_erased
 from target_recurly_engage.handover import Message, moment_of
@@ -29,6 +27,7 @@ from target_recurly_engage.ledger import Ledger, in_use
 from target_recurly_engage.plan import make_plan
 from target_recurly_engage.shared.place import is_shared
 from target_recurly_engage.shared.snapshots import Held, Snapshots
+from typing_extensions import override
 
 from piano_actions import rows
 
@@ -263,6 +262,20 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell
 # The traits
 
 
+class _Scratch(Ledger):
+    """An empty ledger in memory and nowhere else: a process that is killed leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self.path = self.work = Path(":memory:")
+        self.connection = connect(None, spill=self.path, memory_limit=MEMORY)
+        self.connection.execute("SET temp_directory = ''")  # a few rows need no more room than that
+        self._migrate()
+
+    @override
+    def close(self) -> None:
+        self.connection.close()
+
+
 class Reckoner:
     """Works out what to tell of readers; one call at a time, for it is one database.
 
@@ -277,8 +290,7 @@ class Reckoner:
         """Make an empty ledger to work on."""
         self._contract = contract
         self._typed = typed
-        self._folder = Path(tempfile.mkdtemp(prefix="piano-actions-"))
-        self._ledger = Ledger(self._folder / "reader.duckdb", memory_limit=MEMORY)
+        self._ledger = _Scratch()
         self._ledger.connection.execute("SET threads = 1")  # of a few rows more of them take longer
         self._one_at_a_time = threading.Lock()
         with self._ledger.transaction():  # so that the tables have their columns, and need not get them each time
@@ -286,11 +298,8 @@ class Reckoner:
             make_plan(self._ledger, contract, now=moment, clock=moment, delivery_id=DELIVERY, counted=False)
 
     def close(self) -> None:
-        """Remove it."""
-        try:
-            self._ledger.close()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Forget it."""
+        self._ledger.close()
 
     def look_up(self, ledger: Path | None, user_ids: Iterable[str]) -> dict[str, Known]:
         """Ask the ledger about readers: :func:`look_all_up`."""

@@ -30,6 +30,7 @@ ACTION: Final = "upgrade"
 CANCEL: Final = "upgrade_cancel"
 NO_OPTION: Final = 1012
 PENDING, SUSPENDED = 0, 3
+PROCESSING: Final = "processing"
 POLL_SECONDS: Final = 0.5
 
 
@@ -42,12 +43,16 @@ class Wish:
         to_term: id or name of the term, or id of the option.
         from_term: id or name of the term to leave; None for any from which an option leads there.
         subscription_id: which subscription; None to look for it.
+        option_id: by which option, of several that lead there; None for the only one.
+        taken_on: Piano has said yes before, so it is only looked what became of it.
     """
 
     user_id: str
     to_term: str
     from_term: str | None = None
     subscription_id: str | None = None
+    option_id: str | None = None
+    taken_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ def upgrade(
     *,
     choose: Callable[[list[Subscription]], str | None] | None = None,
     before: Callable[[Way], None] = lambda _way: None,
+    heard: Callable[[Way], None] = lambda _way: None,
     dry_run: bool = False,
     wait: float = 0.0,
 ) -> Outcome:
@@ -74,6 +80,7 @@ def upgrade(
         wish: whose, and to which.
         choose: picks one of several subscriptions that could be meant, by its id; without it several are refused.
         before: called with subscription and option before anything is asked of Piano that changes something.
+        heard: called with the same once Piano has said yes.
         dry_run: change nothing.
         wait: seconds to wait for a change that is to be made at once; after that it is told as pending.
 
@@ -88,12 +95,17 @@ def upgrade(
     way = _given(piano, wish, name) if name else _found(piano, wish, choose)
     if isinstance(way, Outcome):
         return way
+    if wish.taken_on:
+        return settled(piano, way, wait=wait)
+    earlier = status_of(piano, way.one.user_id, way.one.id)
+    if waiting := _waiting(way, earlier):
+        return waiting
     if not _can(piano, way.one.id):
-        return _waiting(piano, way) or _no(way, "cannot_change")
+        return _no(way, "cannot_change")
     if dry_run:
         return outcome(ACTION, Status.WOULD, "would_change", **_details(way), seen=way.option.seen)
     before(way)
-    return _do(piano, way, wait)
+    return _do(piano, way, earlier, heard, wait)
 
 
 # Which subscription, by which option
@@ -104,6 +116,7 @@ def _given(piano: PianoClient, wish: Wish, subscription_id: str) -> Way | Outcom
     if isinstance(one, Outcome):
         return one
     options = terms.matching(terms.options_from(piano, str(one.term.get("term_id"))), wish.to_term)
+    options = [option for option in options if wish.option_id in {None, option.id}]
     if one.ended or terms.is_called(one.term, wish.to_term):
         there = _on(piano, wish)
         return there or outcome(ACTION, Status.REFUSED, "ended", subscription_id=one.id)
@@ -129,13 +142,13 @@ def _found(piano: PianoClient, wish: Wish, choose: Callable[[list[Subscription]]
         known = is_known(piano, wish.user_id)
         return outcome(ACTION, Status.REFUSED, "nothing_to_change" if known else "unknown_user")
     live = [one for one in (Subscription(item, piano.clock or 0) for item in items) if not one.ended]
+    if there := _among(live, wish):  # by another subscription maybe: he shall not pay for the same twice unasked
+        return there
     leaving = [one for one in live if wish.from_term is None or terms.is_called(one.term, wish.from_term)]
     by_term = {str(one.term.get("term_id")): one.term for one in leaving}
     options = {term_id: terms.matching(terms.options_from(piano, term_id), wish.to_term) for term_id in by_term}
     candidates = [one for one in leaving if options[str(one.term.get("term_id"))]]
     if not candidates:
-        if there := _among(live, wish):
-            return there
         if not leaving:
             return outcome(ACTION, Status.REFUSED, "nothing_to_change")
         return _one_option(piano, wish, leaving[0], [])
@@ -189,9 +202,8 @@ def status_of(piano: PianoClient, user_id: str, subscription_id: str) -> dict[st
     return page.data if isinstance(page.data, dict) and page.data else None
 
 
-def _waiting(piano: PianoClient, way: Way) -> Outcome | None:
+def _waiting(way: Way, found: dict[str, Any] | None) -> Outcome | None:
     """Say of a change that waits already whether it is the one that is wished for."""
-    found = status_of(piano, way.one.user_id, way.one.id)
     if found is None or found.get("status") not in {PENDING, SUSPENDED}:
         return None
     if found.get("to_term_id") != way.option.to_term_id:
@@ -202,7 +214,9 @@ def _waiting(piano: PianoClient, way: Way) -> Outcome | None:
     return _pending(way, found)
 
 
-def _do(piano: PianoClient, way: Way, wait: float) -> Outcome:
+def _do(
+    piano: PianoClient, way: Way, earlier: dict[str, Any] | None, heard: Callable[[Way], None], wait: float
+) -> Outcome:
     code, refused, sure = None, False, True
     try:
         page = piano.write("term/change/do", uid=way.one.user_id, subscription_from=way.one.id, **way.option.form())
@@ -211,7 +225,9 @@ def _do(piano: PianoClient, way: Way, wait: float) -> Outcome:
         code, refused = e.code, True
     except Unanswered:
         sure = False
-    return settled(piano, way, code=code, refused=refused, sure=sure, wait=wait)
+    if sure and not refused:
+        heard(way)
+    return settled(piano, way, code=code, refused=refused, sure=sure, earlier=earlier, wait=wait)
 
 
 def settled(
@@ -221,6 +237,7 @@ def settled(
     code: int | None = None,
     refused: bool = False,
     sure: bool = True,
+    earlier: dict[str, Any] | None = None,
     wait: float = 0.0,
 ) -> Outcome:
     """Look what became of a change, for as long as it may take.
@@ -231,12 +248,13 @@ def settled(
         code: with which Piano refused.
         refused: Piano said no.
         sure: Piano answered.
+        earlier: the status that was there before, of a change that failed or was withdrawn then.
         wait: seconds to go on looking.
     """
     deadline = time.monotonic() + wait
     while True:
         try:
-            found = _look(piano, way)
+            found = _look(piano, way, earlier)
         except RunStopped:
             if refused:
                 return _no(way, "piano_refused", code=code)
@@ -249,11 +267,11 @@ def settled(
             break
         time.sleep(min(POLL_SECONDS, wait / 4))
     if sure:
-        return outcome(ACTION, Status.PENDING, "processing", **_details(way))
+        return outcome(ACTION, Status.PENDING, PROCESSING, **_details(way))
     return outcome(ACTION, Status.UNKNOWN, "unanswered", **_details(way))
 
 
-def _look(piano: PianoClient, way: Way) -> Outcome | None:
+def _look(piano: PianoClient, way: Way, earlier: dict[str, Any] | None) -> Outcome | None:
     """Say what can be seen of a change; None while nothing can."""
     old = read(piano, way.one.id)
     if old is not None and old.meaning is Meaning.REPLACED:
@@ -262,7 +280,7 @@ def _look(piano: PianoClient, way: Way) -> Outcome | None:
         there = _where(new) if new else {}
         return outcome(ACTION, Status.DONE, "changed", **{**_details(way), **there}, from_subscription_id=way.one.id)
     found = status_of(piano, way.one.user_id, way.one.id)
-    if found is None or found.get("to_term_id") != way.option.to_term_id:
+    if found in (None, earlier) or found.get("to_term_id") != way.option.to_term_id:
         return None
     if found.get("status") in {PENDING, SUSPENDED}:
         return _pending(way, found)

@@ -7,7 +7,7 @@ import logging
 import sys
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import duckdb
@@ -26,17 +26,19 @@ from piano_actions.store import InFlight, KeyTaken, ReaderBusy, Store
 from piano_actions.traits import Reckoner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tap_piano.client import PianoClient
     from target_recurly_engage.contract import Contract
 
     from piano_actions.subscriptions import Subscription
+    from piano_actions.watch import Watch
 
 LOGGER: Final = logging.getLogger("piano-actions")
 EXIT_REFUSED: Final = 65
 EXIT_UNKNOWN: Final = 75
+LONGEST_KEY: Final = 128
 EXITS: Final = {Status.REFUSED: EXIT_REFUSED, Status.UNKNOWN: EXIT_UNKNOWN}
 """Of outcomes that are not what was asked for; all others are 0."""
 
@@ -58,7 +60,24 @@ NEXT: Final = {
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-key = click.option("--key", help="Two requests with the same key are one, for 24 hours.")
+
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+def _key(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    if given is not None and not (1 <= len(given) <= LONGEST_KEY and given.isprintable()):
+        msg = f"1 to {LONGEST_KEY} visible characters, please"
+        raise click.BadParameter(msg)
+    return given
+
+
+def key_option(said: str) -> Callable[[_Command], _Command]:
+    """Make the option of the key of a request."""
+    return click.option("--key", callback=_key, help=said)
+
+
+key = key_option("Two requests with the same key are one, for 24 hours.")
 user = click.option("--user", required=True, help="The reader: Piano's UID.")
 
 
@@ -68,6 +87,8 @@ class Context:
     def __init__(self, config: Path | None) -> None:
         """Remember where settings stand."""
         self._config = config
+        self.watches: Mapping[str, Watch] = {}
+        """Who is told of attempts that fail, by ``piano`` and ``engage``; without, each is told of."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -161,7 +182,7 @@ class Context:
     @cached_property
     def engage(self) -> Engage:
         """What talks to Engage."""
-        return engage_of(self.settings, self.target, LOGGER)
+        return engage_of(self.settings, self.target, LOGGER, watch=self.watches.get("engage"))
 
     def choose(self, candidates: list[Subscription]) -> str | None:
         """Pick one of several subscriptions by the target's rule."""

@@ -12,7 +12,7 @@ from piano_engage_common.stops import ConfigRefused, InputRefused, exits
 from piano_actions import promotions, terms
 from piano_actions.arms import CONTROL, arm_of
 from piano_actions.checkout import check, linked
-from piano_actions.cli.asking import EXIT_REFUSED, LOGGER, as_json, dry_run, json_of, key, tell, usage, user
+from piano_actions.cli.asking import EXIT_REFUSED, LOGGER, as_json, dry_run, json_of, key, key_option, tell, usage, user
 from piano_actions.outcome import Status
 from piano_actions.store import Request
 from piano_actions.words import outcome
@@ -199,7 +199,7 @@ def _tell(found: Outcome, *, as_snippet: bool, as_json: bool) -> None:
 @promo.command()
 @user
 @click.option("--tracker", help="Id of the custom tracker, if not the one of the settings.")
-@click.option("--key", help="Names the purchase, such as its conversion id: it is told once.")
+@key_option("Names the purchase, such as its conversion id: it is told once.")
 @dry_run
 @as_json
 @click.pass_obj

@@ -21,6 +21,7 @@ from piano_actions.service.hooks import Hooks
 from piano_actions.service.metrics import Metrics
 from piano_actions.settings import client_of
 from piano_actions.store import Store
+from piano_actions.watch import Watch
 from piano_actions.webhooks import LONGEST_DATA, reader_of
 
 if TYPE_CHECKING:
@@ -62,8 +63,13 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     if settings.checkout_url:
         check(settings.checkout_url)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
+    signed = settings.hmac_secret.get_secret_value() if settings.hmac_secret else ""
+    if signed and len(signed) < SHORTEST_SECRET:
+        msg = f"hmac_secret: needs {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
+        raise ConfigRefused(msg)
     store = Store(settings.store_url)
-    piano = client_of(settings, LOGGER, at_once=settings.workers)
+    context.watches = {"piano": Watch("Asking Piano", LOGGER), "engage": Watch("Asking Engage", LOGGER)}
+    piano = client_of(settings, LOGGER, at_once=settings.workers, watch=context.watches["piano"])
     pusher = context.pusher(piano, store, aside=aside) if context.tells else None
     desk = Desk(
         piano,
@@ -92,7 +98,7 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
             pusher.close()
         store.close()
 
-    gate = Gate(secrets, settings.hmac_secret.get_secret_value() if settings.hmac_secret else None)
+    gate = Gate(secrets, signed or None)
     hooks = Hooks(reader, inbox, metrics) if reader else None
     if pusher and hooks:
         pusher.courtesy = hooks.courtesy

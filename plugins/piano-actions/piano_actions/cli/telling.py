@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import click
+from tap_piano.answers import NotFound
 
 from piano_actions.cli.asking import EXIT_REFUSED, EXIT_UNKNOWN, as_json, counted, dry_run, json_of, user
 from piano_actions.cli.notes import moment_of
@@ -23,7 +25,7 @@ SENTENCES: Final = {
     Told.LATER: "Piano, Engage or the ledger was not to be had. It is kept; `piano-actions traits send` tries again.",
     Told.REJECTED: "Engage does not take this reader; what it answered stands above.",
     Told.ERASED: "This reader was erased; Engage is told nothing of him.",
-    Told.UNKNOWN: "Piano does not know this reader: --user takes Piano's uid.",
+    Told.UNKNOWN: "Piano knows no subscription of this reader: --user takes Piano's uid.",
 }
 
 ENDS: Final = {Told.LATER: EXIT_UNKNOWN, Told.REJECTED: EXIT_REFUSED, Told.UNKNOWN: EXIT_REFUSED}
@@ -44,10 +46,13 @@ def push(context: Context, user: str, *, dry_run: bool, as_json: bool) -> None:
     """Read a reader from Piano, and tell Engage what differs from what it was told."""
     with context.pushing() as pusher:
         if dry_run:
-            _would(pusher.preview(user).properties, as_json=as_json)
-            return
-        pusher.store.want_push(user)
-        told = pusher.push(user)
+            with suppress(NotFound):
+                _would(pusher.preview(user).properties, as_json=as_json)
+                return
+            told = Told.UNKNOWN
+        else:
+            pusher.store.want_push(user)
+            told = pusher.push(user)
     click.echo(json_of({"status": str(told)}) if as_json else f"{told}: {SENTENCES[told]}")
     sys.exit(ENDS.get(told, 0))
 

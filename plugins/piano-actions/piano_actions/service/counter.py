@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.stops import Outage, RunStopped
+from sqlalchemy.exc import SQLAlchemyError
 
+from piano_actions.desk import NAMES
 from piano_actions.store import InFlight, KeyTaken, ReaderBusy
+from piano_actions.watch import Watch
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from piano_actions.desk import Desk
     from piano_actions.outcome import Outcome
@@ -54,6 +58,12 @@ class _Flight:
     answer: asyncio.Task[Outcome]
 
 
+@dataclass(slots=True)
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted: int = 0
+
+
 class Counter:
     """Takes requests of the service.
 
@@ -87,11 +97,13 @@ class Counter:
         self._metrics = metrics
         self._patience = patience
         self._sweep = sweep
-        self._logger = logger
+        self._actions = {name: Watch(f"Doing {name}", logger) for name in NAMES}
+        self._tidying = Watch("Looking after what was left behind", logger)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="action")
         self._telling = ThreadPoolExecutor(2, thread_name_prefix="telling")
         self._background = ThreadPoolExecutor(BACKGROUND, thread_name_prefix="background")
         self._flights: dict[str, _Flight] = {}
+        self._turns: dict[str, _Turn] = {}
         if pusher:
             desk.tell = lambda user_id, changed: self._telling.submit(pusher.push, user_id, changed)
 
@@ -125,17 +137,43 @@ class Counter:
         started, status = time.monotonic(), "error"
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._threads, lambda: self.desk.run(request, patience=self._patience))
+            async with self._turn(request.user_id):
+                left = max(self._patience - (time.monotonic() - started), 0.0)
+                found = await loop.run_in_executor(self._threads, lambda: self.desk.run(request, patience=left))
             status = str(found.status)
         except (RunStopped, InFlight, ReaderBusy, KeyTaken) as e:
             status = "outage" if isinstance(e, Outage) else type(e).__name__.lower()
             if isinstance(e, RunStopped):  # the caller is not told which setting it is, so whoever runs it must be
-                self._logger.warning("%s could not be done: %s", request.action, e)
+                self._actions[request.action].failed(f"{request.action} could not be done: {e}")
             raise
         else:
+            self._actions[request.action].works()
             return found
         finally:
             self._metrics.note(request.action, status, time.monotonic() - started)
+
+    @asynccontextmanager
+    async def _turn(self, user_id: str) -> AsyncIterator[None]:
+        """Wait until no other action of the reader is under way here, without a thread, which others may need.
+
+        Raises:
+            ReaderBusy: that takes too long.
+        """
+        turn = self._turns.setdefault(user_id, _Turn())
+        turn.wanted += 1
+        try:
+            try:
+                await asyncio.wait_for(turn.lock.acquire(), self._patience)
+            except TimeoutError:
+                raise ReaderBusy from None
+            try:
+                yield
+            finally:
+                turn.lock.release()
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._turns[user_id]
 
     async def tidy(self) -> None:
         """Go on, for ever, with what was left behind and what is still to be told."""
@@ -144,13 +182,17 @@ class Counter:
             more = False
             try:
                 if looks % RECOVER_EVERY == 0:
-                    await loop.run_in_executor(self._background, self.desk.recover)
+                    await loop.run_in_executor(self._background, lambda: self.desk.recover(every=False))
                 if self._sweep and looks % SWEEP_EVERY == 0:
                     await loop.run_in_executor(self._background, self._sweep)
                 if self.pusher:
                     more = await self._tell_some(self.pusher) == TOLD_TOGETHER
-            except Exception:  # the next look may well succeed
-                self._logger.exception("looking after what was left behind failed")
+            except SQLAlchemyError as e:  # the next look may well succeed
+                self._tidying.failed(f"The store does not answer: {str(e.__cause__ or e).splitlines()[0]}")
+            except Exception as e:  # noqa: BLE001 - likewise
+                self._tidying.failed(f"looking after what was left behind failed: {type(e).__name__}", fault=e)
+            else:
+                self._tidying.works()
             looks += 1
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
@@ -164,7 +206,9 @@ class Counter:
     async def close(self) -> None:
         """Let what is under way come to an end."""
         flights = [flight.answer for flight in self._flights.values()]
+        self.desk.stop()
+        if self.pusher:
+            self.pusher.stop()
         await asyncio.gather(*flights, return_exceptions=True)
-        self._threads.shutdown(wait=True)
-        self._telling.shutdown(wait=True)
-        self._background.shutdown(wait=True)
+        for threads in (self._threads, self._background, self._telling):  # the last one is given work by the others
+            threads.shutdown(wait=True)

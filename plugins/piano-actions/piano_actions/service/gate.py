@@ -70,20 +70,28 @@ class Limits:
     def wait(self, reader: str) -> float:
         """Take one; gives the seconds after which to come again, 0 where it may begin."""
         now = time.monotonic()
-        with self._lock:
+        with self._lock:  # the reader's first: who clicks too often takes nothing from the others
+            bucket = self._readers.get(reader, (self._per_reader, now))
+            left, pause = (
+                _take(bucket, self._per_reader / 60, self._per_reader, now) if self._per_reader else (0.0, 0.0)
+            )
+            if pause:
+                return pause
             if self._in_all:
-                left, pause = _take(self._all, self._in_all, self._in_all, now)
+                of_all, pause = _take(self._all, self._in_all, self._in_all, now)
                 if pause:
                     return pause
-                self._all = (left, now)
+                self._all = (of_all, now)
             if self._per_reader:
-                bucket = self._readers.pop(reader, (self._per_reader, now))
-                left, pause = _take(bucket, self._per_reader / 60, self._per_reader, now)
-                self._readers[reader] = bucket if pause else (left, now)
-                if len(self._readers) > READERS_KEPT:
-                    self._readers.popitem(last=False)
-                return pause
+                self._keep(reader, (left, now))
         return 0.0
+
+    def _keep(self, reader: str, bucket: tuple[float, float]) -> None:
+        """Keep the bucket of a reader, the last who came at the end, and forget who has not come for long."""
+        self._readers[reader] = bucket
+        self._readers.move_to_end(reader)
+        if len(self._readers) > READERS_KEPT:
+            self._readers.popitem(last=False)
 
 
 def _take(bucket: tuple[float, float], rate: float, size: float, now: float) -> tuple[float, float]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 KEPT_SECONDS: Final = 24 * 3600.0
 """How long the answer to a key is kept."""
+FIRST_LOOK: Final = 10.0
+LONGEST_LOOK: Final = 600.0
+"""Distances, in seconds, at which is looked again at what is not sure."""
 
 
 class Claims(Wishes):
@@ -66,8 +69,9 @@ class Claims(Wishes):
         """Say what is known of a request that could not be begun."""
         with self.transaction() as connection:
             found = connection.execute(sa.select(ACTIONS).where(ACTIONS.c.key == request.key)).mappings().one_or_none()
-        if found is None:
-            raise ReaderBusy
+        over = time.time() - KEPT_SECONDS
+        if found is None or (found["state"] != BEGUN and found["created_at"] < over):
+            raise ReaderBusy  # whose key was forgotten, or will be as soon as he is not
         if found["body"] != request.body:
             raise KeyTaken
         if found["state"] == FINISHED:
@@ -92,28 +96,27 @@ class Claims(Wishes):
             connection.execute(sa.update(ACTIONS).where(mine).values(key=None))
 
     def note(self, claim: Claim, **chosen: Any) -> None:  # noqa: ANN401 - JSON
-        """Keep what was found out, before anything is changed at Piano."""
+        """Keep what was found out, before anything is changed at Piano, and that somebody is still at it."""
+        values = {"chosen": json.dumps({**claim.chosen, **chosen}), "lease_until": time.time() + LEASE_SECONDS}
         with self.transaction() as connection:
-            connection.execute(
-                sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(chosen=json.dumps({**claim.chosen, **chosen}))
-            )
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
 
-    def finish(self, claim: Claim, outcome: Outcome, *, push: bool = False) -> None:
+    def finish(self, claim: Claim, outcome: Outcome, *, push: bool = False, unsure: bool | None = None) -> None:
         """Note how an action ended; who the reader is, is forgotten, unless that is not sure yet.
 
         Args:
             claim: the action.
             outcome: how it ended.
             push: note along with it that Engage has to be told of the reader.
+            unsure: it is looked at again; by default where nobody knows how it ended.
         """
-        unsure = outcome.status is Status.UNKNOWN
-        values = {
+        unsure = outcome.status is Status.UNKNOWN if unsure is None else unsure
+        values: dict[str, Any] = {
             "state": UNSURE if unsure else FINISHED,
             "outcome": json.dumps(outcome.as_dict()),
             "finished_at": time.time(),
         }
-        if not unsure:
-            values |= {"params": None, "chosen": None}
+        values |= {"lease_until": _next_look(claim)} if unsure else {"params": None, "chosen": None}
         with self.transaction() as connection:
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
             if push:
@@ -129,7 +132,8 @@ class Claims(Wishes):
     def unsure(self, claim: Claim) -> None:
         """Note that nobody knows yet how an action ended: it is taken up again."""
         with self.transaction() as connection:
-            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(state=UNSURE))
+            values = {"state": UNSURE, "lease_until": _next_look(claim)}
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == claim.id).values(**values))
 
     def let_go(self, claim: Claim) -> None:
         """Have it that nobody here is at an action any more: if its end could not be noted, it was left behind."""
@@ -137,12 +141,13 @@ class Claims(Wishes):
 
     # What was left behind
 
-    def left_behind(self, *, reader: str | None = None, but: str | None = None) -> Iterator[Claim]:
+    def left_behind(self, *, reader: str | None = None, but: str | None = None, every: bool = True) -> Iterator[Claim]:
         """Take over, one by one, what a crash left: begun by a process that is gone, or not sure.
 
         Args:
             reader: only what is his.
             but: not what has this key.
+            every: also what is not sure and was looked at a short while ago.
         """
         one = ACTIONS.c
         query = sa.select(ACTIONS).where(one.state.in_([BEGUN, UNSURE])).order_by(one.created_at)
@@ -151,7 +156,8 @@ class Claims(Wishes):
         with self.transaction() as connection:
             found = connection.execute(query).mappings().all()
         for row in found:
-            if row["state"] == UNSURE or self._was_left(row):
+            due = every or row["lease_until"] <= time.time()
+            if due if row["state"] == UNSURE else self._was_left(row):
                 claim = self._take_over(row, state=row["state"])
                 if claim:
                     yield claim
@@ -195,3 +201,8 @@ class Claims(Wishes):
         with self.transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [{**row, "outcome": json.loads(row["outcome"]) if row["outcome"] else None} for row in rows]
+
+
+def _next_look(claim: Claim) -> float:
+    """Say when to look again at what is not sure: each time twice as long after it was asked for."""
+    return time.time() + min(max(claim.age, FIRST_LOOK), LONGEST_LOOK)

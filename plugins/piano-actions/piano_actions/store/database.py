@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BUSY_SECONDS: Final = 10
 """How long one waits for another process to let the file go."""
 
+SILENT_SECONDS: Final = 10
+"""So long a PostgreSQL that says nothing is waited for; else it would be for a quarter of an hour."""
 _TABLES_LOCK: Final = 7_091_226
 """Of PostgreSQL, for processes that begin at the same time; a number nobody else uses."""
 
@@ -42,7 +44,9 @@ class Database:
         """Open it, and make the tables where there are none."""
         try:
             # As many connections as threads ask for: none of them waits for another one's.
-            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"), max_overflow=-1)
+            self._engine = sa.create_engine(
+                url, pool_pre_ping=not url.startswith("sqlite"), max_overflow=-1, connect_args=_patience(url)
+            )
         except (SQLAlchemyError, ImportError) as e:
             msg = (
                 "store_url: cannot be used. Write it like sqlite:///piano-actions.db or postgresql+psycopg://host/name."
@@ -99,6 +103,18 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """Say how long a server is waited for that does not answer; what the URL says stands above it."""
+    given = sa.make_url(url)
+    if given.get_driver_name() != "psycopg":
+        return {}
+    mine = {
+        "connect_timeout": SILENT_SECONDS, "keepalives_idle": SILENT_SECONDS, "keepalives_interval": 5,
+        "keepalives_count": 3, "tcp_user_timeout": SILENT_SECONDS * 1000,
+    }  # fmt: skip
+    return {name: value for name, value in mine.items() if name not in given.query}
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

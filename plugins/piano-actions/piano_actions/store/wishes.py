@@ -91,7 +91,7 @@ class Wishes(Database):
         with self.transaction() as connection:
             connection.execute(sa.update(PUSHES).where(mine).values(owner=None))
 
-    def due(self, *, limit: int, every: bool = False) -> list[str]:
+    def due(self, *, limit: int | None = None, every: bool = False) -> list[str]:
         """List the readers of whom it is time to tell and whom nobody is telling of, the oldest wish first."""
         one = PUSHES.c
         query = sa.select(one.user_id, one.owner, one.lease_until).order_by(one.next_at).limit(limit)

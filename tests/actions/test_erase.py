@@ -13,6 +13,7 @@ from piano_actions.cli import main
 from piano_actions.inbox import Inbox
 from piano_actions.store import Request, Store
 from piano_actions.webhooks import Poison, Reader, wrap
+from piano_engage_sandbox.engage.ping import Pings
 from piano_engage_sandbox.testing import serving
 from target_recurly_engage.cli import main as target
 
@@ -34,7 +35,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     """One night, after which some readers have put an end to renewal; each test takes another one."""
     with serving(rows=300, switches={"engage.csv_delay": 0}) as server:
         piano = Piano(server)
-        entries = [piano.stopping("Dynamic") for _ in range(6)]
+        entries = [piano.stopping("Dynamic") for _ in range(7)]
         one = Nights(piano, tmp_path_factory.mktemp("night"))
         one.run()
         one.free = [piano.uid(entry) for entry in entries]  # type: ignore[attr-defined]
@@ -167,3 +168,18 @@ def test_without_the_key_the_quarantine_cannot_be_looked_into(notes: Notes) -> N
     notes.settings["private_key"] = None
     receipt = notes.erase()
     assert ("quarantine" in receipt["rows"], receipt["quarantine_unread"]) == (False, 1)
+
+
+def test_no_checkout_of_his_is_told_any_more(notes: Notes) -> None:
+    pings = notes.piano.server.sandbox.part(Pings)
+    command = ("promo", "converted", "--user", notes.uid, "--tracker", next(iter(pings.trackers)), "--json", "--key")
+    assert notes.ask(*command, "before").exit_code == 0
+    notes.erase_at_target()
+    notes.erase()
+    answer = notes.ask(*command, "after")
+    assert (answer.exit_code, json.loads(answer.stdout)["reason"]) == (65, "erased")
+    assert notes.ask(*command, "tried", "--dry-run").exit_code == 65
+    assert [one.user_id for one in pings.events].count(notes.uid) == 1
+    assert notes.handover() == []
+    assert notes.ask("erase", "--user", notes.uid, "--allow").exit_code == 0
+    assert notes.ask(*command, "again").exit_code == 0

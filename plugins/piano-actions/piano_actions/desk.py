@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from piano_engage_common.stops import ConfigRefused, RunStopped
 
 from piano_actions import conversions, pool, promotions, resubscribe, upgrade, upgrade_cancel
+from piano_actions.erasing import is_erased
 from piano_actions.outcome import Outcome, Status
 from piano_actions.store import KEPT_SECONDS, Claim, InFlight, ReaderBusy, Request
 from piano_actions.watch import Watch
@@ -333,6 +334,8 @@ def _conversion(
     if not tracker:
         msg = "tracker: is needed. Pulse shows the id of a custom tracker under Settings > Usage Tracking."
         raise ConfigRefused(msg)
+    if is_erased(desk.store, request.user_id):  # a ping, and word of the checkout, would name him again
+        return outcome(conversions.ACTION, Status.REFUSED, "erased")
     if dry_run:
         return outcome(conversions.ACTION, Status.WOULD, "would_tell", tracker=tracker)
     checkout = chosen.get("checkout") or request.key

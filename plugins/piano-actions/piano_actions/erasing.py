@@ -72,6 +72,12 @@ def allow(store: Store, user_id: str) -> None:
         raise NoInput(msg)
 
 
+def is_erased(store: Store, user_id: str) -> bool:
+    """Say whether a reader was erased here, and not let in again."""
+    with store.transaction() as connection:
+        return bool(erased_among(connection, {store.hash_of(user_id)}))
+
+
 def erased_among(connection: sa.Connection, readers: set[str]) -> set[str]:
     """Give those of some readers, all as hashes, who were erased."""
     query = sa.select(ERASED.c.reader).where(ERASED.c.reader.in_(readers))

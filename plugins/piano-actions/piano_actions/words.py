@@ -55,6 +55,7 @@ SENTENCES: Final[dict[str, str]] = {
     "control_group": "There is no offer for you now.",
     "conversion_told": "Thank you!",
     "would_tell": "Engage would be told.",
+    "erased": "Nothing is kept or told of this reader.",
     # all
     "unknown_user": "We do not know this reader.",
     "unknown_subscription": "We do not know this subscription.",

@@ -54,6 +54,7 @@ NEXT: Final = {
     "several_options": "give --to the id of an option; `piano-actions upgrade options` lists them.",
     "promotion_unknown": "`piano-actions promo list` lists the promotions that hold now.",
     "no_code_left": "add codes to the promotion in Piano, or switch make_codes on.",
+    "erased": "`piano-actions erase --user ID --allow` lets the reader in again.",
     "unanswered": "`piano-actions recover` looks again; a running service does so by itself.",
 }
 """What whoever asked by hand can do about an outcome, by its reason."""

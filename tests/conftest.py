@@ -11,3 +11,12 @@ pytest_plugins = ["piano_engage_sandbox.testing"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long: at the end all workers but one would wait for it."""
     items.sort(key=lambda item: not any(item.iter_markers("slow")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where groups of tests are not kept together, for then two use one ledger, or one browser."""
+    for item in session.items if getattr(session.config.option, "loadgroup", False) else ():
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]:
+            msg = f"{item.nodeid}: its group is not in its name; does pytest-xdist fit this pytest?"
+            raise pytest.UsageError(msg)

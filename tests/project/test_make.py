@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pytest
+
+pytestmark = pytest.mark.xdist_group("demo")  # one ledger, that of this checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = re.compile(

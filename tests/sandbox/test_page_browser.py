@@ -323,7 +323,6 @@ def million() -> Iterator[Server]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("a million traits")
 @pytest.mark.parametrize(
     "path",
     [

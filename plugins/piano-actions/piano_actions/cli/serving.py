@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from piano_actions.cli.asking import Context
+    from piano_actions.settings import Settings
 
 STOP_SECONDS: Final = 60
 """How long actions that are under way may take when the service is stopped."""
@@ -51,22 +52,11 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
         StorageFailed: the store cannot be opened.
     """
     settings = context.settings
-    given = settings.secrets.get_secret_value() if settings.secrets else ""
-    secrets = tuple(secret for secret in (one.strip() for one in given.split(",")) if secret)
-    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
-        msg = (
-            f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints. "
-            "Set PIANO_ACTIONS_SECRETS."
-        )
-        raise ConfigRefused(msg)
+    gate = _gate(settings)
     reader = reader_of(settings)
     if settings.checkout_url:
         check(settings.checkout_url)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
-    signed = settings.hmac_secret.get_secret_value() if settings.hmac_secret else ""
-    if signed and len(signed) < SHORTEST_SECRET:
-        msg = f"hmac_secret: needs {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
-        raise ConfigRefused(msg)
     store = Store(settings.store_url)
     context.watches = {"piano": Watch("Asking Piano", LOGGER), "engage": Watch("Asking Engage", LOGGER)}
     piano = client_of(settings, LOGGER, at_once=settings.workers, watch=context.watches["piano"])
@@ -98,11 +88,27 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
             pusher.close()
         store.close()
 
-    gate = Gate(secrets, signed or None)
     hooks = Hooks(reader, inbox, metrics) if reader else None
     if pusher and hooks:
         pusher.courtesy = hooks.courtesy
     return make_app(counter, gate, metrics, hooks=hooks, checkout_url=settings.checkout_url, close=close)
+
+
+def _gate(settings: Settings) -> Gate:
+    """Say who is let in."""
+    given = settings.secrets.get_secret_value() if settings.secrets else ""
+    secrets = tuple(secret for secret in (one.strip() for one in given.split(",")) if secret)
+    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+        msg = (
+            f"secrets: needs one of {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints. "
+            "Set PIANO_ACTIONS_SECRETS."
+        )
+        raise ConfigRefused(msg)
+    signed = settings.hmac_secret.get_secret_value() if settings.hmac_secret else ""
+    if signed and len(signed) < SHORTEST_SECRET:
+        msg = f"hmac_secret: needs {SHORTEST_SECRET} characters or more, such as `openssl rand -hex 32` prints."
+        raise ConfigRefused(msg)
+    return Gate(secrets, signed or None)
 
 
 class _Server(uvicorn.Server):

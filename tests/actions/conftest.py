@@ -133,7 +133,7 @@ def settings_for(piano: Piano, folder: Path, **changes: Any) -> dict[str, Any]: 
         "store_url": store_url(folder),
         "requests_per_second": 0,
         "retry_wait": 0,
-        "request_timeout": 1,
+        "request_timeout": 2,
         **changes,
     }
 

@@ -57,7 +57,7 @@ def settings(bad: Piano, folder: Path) -> dict[str, Any]:
     target.write_text(json.dumps({"app_id": sandbox.app_id, "api_key": sandbox.api_key, "api_url": bad.server.url}))
     return settings_for(
         bad, folder, target_config=str(target), push=False, tracker="t1", private_key=bad.app.private_key,
-        actions_per_second=0, request_timeout=0.3, retry_attempts=2, make_codes=True, upgrade_wait=0,
+        actions_per_second=0, request_timeout=1, retry_attempts=2, make_codes=True, upgrade_wait=0,
     )  # fmt: skip
 
 

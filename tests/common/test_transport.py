@@ -114,7 +114,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "reset": ({"reset": True}, "lost its connection, or found none"),
     "cut": ({"truncate": 20}, "lost its connection, or found none"),
     "hang": ({"hang": True}, "was not answered in time"),
-    "drops": ({"bytes_per_second": 200}, "did not end within 0.3 s"),
+    "drops": ({"bytes_per_second": 200}, "did not end within 1 s"),
     "HTML": ({"html": True}, "was answered with HTML"),
     "a list": ({"status": 200, "body": "[1]"}, "was answered with something that is not a JSON object"),
     "nothing": ({"status": 200, "body": ""}, "was answered with something that is not a JSON object"),
@@ -132,7 +132,7 @@ def test_the_error_says_what_happened_and_where_but_not_what_was_asked(
 ) -> None:
     fault(piano, **members)
     with pytest.raises(Outage) as stopped:
-        ask(transport(stopping, Patience(timeout=0.3, attempts=2)), piano)
+        ask(transport(stopping, Patience(timeout=1, attempts=2)), piano)
     assert str(stopped.value).startswith(f"GET /api/v3/publisher/term/list {words}; given up")
     assert "the next run goes on from the last bookmark" in str(stopped.value)
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER.name]

@@ -341,7 +341,7 @@ def check_order(sender: Sender, faults: list[Fault], count: int = 12) -> None:
 
 @pytest.mark.parametrize("fault", [500, 404, 429, 201, 204, 302, "reset", "half", "hang"])
 def test_nothing_but_200_is_a_success_and_the_order_survives(fault: Fault):
-    with sending(timeout=0.3 if fault == "hang" else 10) as sender:
+    with sending(timeout=1.0 if fault == "hang" else 10) as sender:
         check_order(sender, [OK, OK, fault, fault, OK, fault])
         answers = [attempt.status for one in sender.log() for attempt in one.attempts]
         assert answers.count(fault if isinstance(fault, int) else None) == 3
@@ -402,14 +402,12 @@ def test_the_check_of_the_order_finds_broken_senders(broken: type[Webhooks]):
 
 
 def test_a_receiver_may_be_slow_but_not_too_slow():
-    with sending(timeout=0.2) as sender:
+    with sending(timeout=1.0) as sender:
         sender.receiver.faults = ["hang"]
         sender.tests(1)
         sender.receiver.wait(1)
-        deadline = time.monotonic() + 10
-        while len(sender.log()[0].attempts) < 2 and time.monotonic() < deadline:  # noted after the receiver has it
-            time.sleep(0.01)
-        assert [attempt.problem for attempt in sender.log()[0].attempts] == ["no answer within 0.2 s", ""]
+        until(lambda: len(sender.log()[0].attempts) > 1)  # noted after the receiver has it
+        assert [attempt.problem for attempt in sender.log()[0].attempts] == ["no answer within 1 s", ""]
 
 
 class Patient(Webhooks):
@@ -437,6 +435,7 @@ def test_an_event_can_be_given_up_after_some_attempts():
         sender.tests(3)
         sender.receiver.wait(2)
         assert sender.numbers() == [1, 2]
+        until(lambda: sender.log()[-1].attempts)  # noted after the receiver has it
         assert [(one.status, len(one.attempts)) for one in sender.log()] == [
             (Status.FAILED, 3), (Status.SUCCEEDED, 1), (Status.SUCCEEDED, 1),
         ]  # fmt: skip

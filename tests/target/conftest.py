@@ -298,12 +298,13 @@ class Engage:
 
     def dump(self, without: Sequence[str] = ("runs",), columns: Mapping[str, str] | None = None) -> dict[str, Any]:
         """All tables of the ledger as multisets of rows; *columns* narrows a table to these."""
-        tables = [name for (name,) in self.query("SELECT table_name FROM duckdb_tables() ORDER BY table_name")]
-        return {
-            name: sorted(map(repr, self.query(f'SELECT {(columns or {}).get(name, "*")} FROM "{name}"')))
-            for name in tables
-            if name not in without
-        }
+        with duckdb.connect(str(self.ledger), read_only=True) as ledger:
+            tables = ledger.sql("SELECT table_name FROM duckdb_tables() ORDER BY table_name").fetchall()
+            return {
+                name: sorted(map(repr, ledger.sql(f'SELECT {(columns or {}).get(name, "*")} FROM "{name}"').fetchall()))
+                for (name,) in tables
+                if name not in without
+            }
 
     def told(self) -> dict[str, Any]:
         """What the ledger holds that does not depend on when and in how many runs it came about."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from piano_engage_sandbox.server import Server
 
-    from tests.target.conftest import Engage
+    from tests.target.conftest import Engage, Message
 
 LINE = "TARGET_RECURLY_ENGAGE_"
 NAMES = ("s3_bucket", "s3_prefix", "s3_endpoint_url", "aws_access_key_id", "aws_secret_access_key")
@@ -106,16 +106,21 @@ def test_engage_holds_all_then_the_changes_and_an_empty_plan_sends_nothing(
     assert uploads(settings) == []
 
 
+def wide(engage: Engage, rows: int) -> list[Message]:
+    """Readers with much to tell of each: 3,300 of them need two parts."""
+    much = dict.fromkeys(("promo_code", "term_name", "offer_name", "template_name", "resource_name"), "P" * 400)
+    return engage.snapshot(engage.subscriptions(rows, **much))
+
+
 SMALL_PARTS = "from target_recurly_engage import bucket\nbucket.PART_BYTES = 5 << 20\n"
 
 
 def test_a_large_file_goes_in_parts_and_its_checksum_is_compared(
     server: Server, settings: dict[str, Any], engage: Engage
 ) -> None:
-    records = engage.subscriptions(16_000, promo_code="P" * 400)
-    run = engage.run(engage.snapshot(records), script=SMALL_PARTS, **settings)
+    run = engage.run(wide(engage, 3_300), script=SMALL_PARTS, **settings)
     assert run.code == 0, run.log
-    assert files_read(server, 1)[0]["users"] == 16_000
+    assert files_read(server, 1)[0]["users"] == 3_300
     (key,) = keys(settings)
     told = client(settings).head_object(Bucket=settings["s3_bucket"], Key=key, ChecksumMode="ENABLED")
     assert told["ETag"].strip('"').endswith("-2")
@@ -268,9 +273,9 @@ OWN = {
 
 REQUESTS: dict[str, tuple[str, int]] = {
     "put": ("^PUT ", 5),
-    "create-multipart": (r"^POST \S+traits\S+\?uploads", 16_000),
-    "second part": ("^PUT .*partNumber=2", 16_000),
-    "complete-multipart": (r"^POST \S+uploadId=", 16_000),
+    "create-multipart": (r"^POST \S+traits\S+\?uploads", 3_300),
+    "second part": ("^PUT .*partNumber=2", 3_300),
+    "complete-multipart": (r"^POST \S+uploadId=", 3_300),
     "looking afterwards": ("^HEAD ", 5),
 }
 """What a delivery asks of S3, and how many readers make a file for which it does."""
@@ -284,9 +289,8 @@ def test_a_server_that_fails_on_an_upload_is_an_outage_and_the_plan_stays_due(
     request_made: str, status: int, settings: dict[str, Any], server: Server, engage: Engage
 ) -> None:
     failing, rows = REQUESTS[request_made]
-    messages = engage.snapshot(engage.subscriptions(rows, promo_code="P" * 400))
     with FailingServer(failing, status=status) as broken:
-        run = engage.run(messages, script=SMALL_PARTS, **{**OWN, "s3_endpoint_url": broken.url})
+        run = engage.run(wide(engage, rows), script=SMALL_PARTS, **{**OWN, "s3_endpoint_url": broken.url})
         broken.shutdown()
     assert any(re.search(failing, line) for line in broken.asked)
     assert run.code == Outage.exit_code, run.log
@@ -294,7 +298,7 @@ def test_a_server_that_fails_on_an_upload_is_an_outage_and_the_plan_stays_due(
     assert run.states == []
     assert engage.query("SELECT count(*) FROM delivered") == [(0,)]
     assert list(engage.folder.rglob("*.csv")) == []
-    again = engage.run(messages, **settings)
+    again = engage.run(wide(engage, rows), **settings)
     assert again.code == 0, again.log
     assert files_read(server, 1)[0]["users"] == rows
 
@@ -401,12 +405,11 @@ BaseClient._make_api_call = call
 def test_a_run_that_was_killed_is_made_good_by_the_next(
     point: str, settings: dict[str, Any], server: Server, engage: Engage
 ) -> None:
-    rows = 16_000 if "parts" in point else 20
-    messages = engage.snapshot(engage.subscriptions(rows, promo_code="P" * 400))
-    killed = engage.run(messages, script=KILL + POINTS[point], **settings)
+    rows = 3_300 if "parts" in point else 20
+    killed = engage.run(wide(engage, rows), script=KILL + POINTS[point], **settings)
     assert (killed.code, killed.out) == (-signal.SIGKILL, "")
     assert len(uploads(settings)) == (1 if "parts" in point else 0)
-    again = engage.run(messages, **settings)
+    again = engage.run(wide(engage, rows), **settings)
     assert (again.code, len(again.states)) == (0, 1), again.log
     assert [file["users"] for file in files_read(server, 1)] == [rows]
     assert len(keys(settings)) == 1

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -92,6 +93,22 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose first day was sent; to be copied."""
+    one = Project(tmp_path_factory.mktemp("first"))
+    done = one.run(DAY_1)
+    assert done.returncode == 0, done.stderr
+    return one
+
+
+@pytest.fixture
+def after_day_1(first_run: Project, tmp_path: Path) -> Project:
+    """A copy of it."""
+    shutil.copytree(first_run.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
 def readers(path: Path) -> set[str]:
     with path.open(encoding="utf-8", newline="") as file:
         return {row["User ID (UID)"] for row in csv.DictReader(file)}
@@ -121,9 +138,12 @@ def open_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_headers_are_what_engage_takes(project: Project) -> None:
-    assert project.run(DAY_1).returncode == 0
-    (file,) = project.files
+AFTER_DAY_1 = pytest.mark.xdist_group("after day 1")
+
+
+@AFTER_DAY_1
+def test_headers_are_what_engage_takes(first_run: Project) -> None:
+    (file,) = first_run.files
     header = file.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
     assert header[0] == "user_id"
     assert len(header) == 1 + 29 + 8 + 11, "the reader, the log's traits, the usual computed ones, and the segments"
@@ -146,26 +166,26 @@ def test_numbers_from_the_environment_are_taken(project: Project) -> None:
     assert "'most' is not of type 'number'" in refused.stdout + refused.stderr
 
 
-def test_the_plan_is_shown_by_the_loader_itself(project: Project) -> None:
-    assert project.run(DAY_1).returncode == 0
-    done = project.meltano("invoke", "target-recurly-engage:plan", TARGET_RECURLY_ENGAGE_CLEAR_STRING="NONE")
+@AFTER_DAY_1
+def test_the_plan_is_shown_by_the_loader_itself(after_day_1: Project) -> None:
+    done = after_day_1.meltano("invoke", "target-recurly-engage:plan", TARGET_RECURLY_ENGAGE_CLEAR_STRING="NONE")
     assert done.returncode == 0, done.stderr
     counts = re.search(r"0 new, ([\d,]+) changed, 0 cleared, ([\d,]+) unchanged; delivery: file", done.stdout)
     assert counts
     changed, unchanged = (int(count.replace(",", "")) for count in counts.groups())
     assert changed > 0
     assert changed + unchanged == len(readers(DAY_1))
-    assert len(project.files) == 1
+    assert len(after_day_1.files) == 1
 
 
-def test_what_a_person_asks_stands_in_jobs_too_with_the_settings_of_the_loader(project: Project) -> None:
-    assert project.run(DAY_1).returncode == 0
-    done = project.meltano("run", "--no-install", "recurly-engage:plan", "recurly-engage:preview")
+@AFTER_DAY_1
+def test_what_a_person_asks_stands_in_jobs_too_with_the_settings_of_the_loader(after_day_1: Project) -> None:
+    done = after_day_1.meltano("run", "--no-install", "recurly-engage:plan", "recurly-engage:preview")
     assert done.returncode == 0, done.stderr
     told = done.stdout + done.stderr
     assert f"0 new, 0 changed, 0 cleared, {len(readers(DAY_1)):,} unchanged" in told, "as_of of the environment counts"
     assert "upgrade_candidates: " in told, "its segments too"
-    done = project.meltano("invoke", "recurly-engage:plan", TARGET_RECURLY_ENGAGE_CLEAR_STRING="NONE")
+    done = after_day_1.meltano("invoke", "recurly-engage:plan", TARGET_RECURLY_ENGAGE_CLEAR_STRING="NONE")
     assert re.search(r"0 new, [1-9][\d,]* changed", done.stdout), "and a variable of the loader"
 
 
@@ -188,12 +208,12 @@ def test_an_export_that_is_refused_fails_the_run_and_sends_nothing(project: Proj
     assert project.files == []
 
 
-def test_a_stopped_target_fails_the_run_and_leaves_the_state(project: Project, tmp_path: Path) -> None:
-    assert project.run(DAY_1).returncode == 0
+@AFTER_DAY_1
+def test_a_stopped_target_fails_the_run_and_leaves_the_state(after_day_1: Project, tmp_path: Path) -> None:
     small = tmp_path / "small.csv"
     small.write_bytes(b"\n".join(DAY_1.read_bytes().split(b"\n")[:200]) + b"\n")
-    done = project.run(small)
+    done = after_day_1.run(small)
     assert done.returncode == 1
     assert "brake: " in done.stdout + done.stderr
-    assert len(project.files) == 1
-    assert project.summaries[-1]["status"] == "stopped"
+    assert len(after_day_1.files) == 1
+    assert after_day_1.summaries[-1]["status"] == "stopped"

@@ -65,8 +65,9 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	  tests/project/test_database.py tests/project/test_drill.py tests/project/test_two_folders.py \
 	  tests/tap/test_api_interrupted.py tests/e2e $(ARGS)
 
-reuse-test: .venv/.dev ## Add the built packages to another, empty Meltano project, and run them there
-	@REUSE_TEST=1 $(BIN)/python -m pytest tests/project/test_reuse.py $(ARGS)
+reuse-test: .venv/.dev ## Other projects: the built packages in an empty one, the tap with a target of others
+	@REUSE_TEST=1 $(BIN)/python -m pytest tests/project/test_reuse.py \
+	  tests/project/test_other_targets.py $(ARGS)
 
 actions-test: .venv/.dev setup postgres ## The tests of piano-actions with their notes in PostgreSQL, at every moment (takes minutes)
 	@ACTIONS_STORE=postgresql FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \

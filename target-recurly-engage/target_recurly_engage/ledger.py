@@ -141,8 +141,10 @@ class Ledger:
     def columns(self, table: str) -> list[str]:
         """List the columns of a table, of which the name is given quoted or plain; none when there is no such table."""
         plain = table[1:-1].replace('""', '"') if table.startswith('"') else table
-        query = "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT internal ORDER BY column_index"
-        return [column for (column,) in self.connection.execute(query, [plain]).fetchall()]
+        if not self.count("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", plain):
+            return []
+        query = "SELECT name FROM pragma_table_info(?) ORDER BY cid"  # duckdb_columns() takes its time
+        return [column for (column,) in self.connection.execute(query, [name(plain)]).fetchall()]
 
     def tables(self) -> list[str]:
         """List the tables."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from piano_engage_sandbox.world import Entry
 
+pytestmark = pytest.mark.xdist_group("actions, killed")  # the first night is once for all
+
 DIES = """
 import itertools, os
 from requests.adapters import HTTPAdapter
@@ -211,7 +213,7 @@ def kill_and_go_on(killed: Killed, way: Way, at: int, *, go_on: tuple[tuple[str,
 GO_ON = ("recover",), ("traits", "send")
 
 
-@pytest.mark.parametrize("name", WAYS if ROUNDS > 1 else ["resubscribe", "upgrade now", "code made"])
+@pytest.mark.parametrize("name", WAYS if ROUNDS > 1 else ["resubscribe", "code made"])
 def test_whatever_is_killed_is_done_once_and_nothing_is_forgotten(
     name: str, piano: Piano, first: Nights, stopped_before: list[str], tmp_path: Path
 ) -> None:

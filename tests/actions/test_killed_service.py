@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from piano_engage_sandbox.world import Entry
 
+pytestmark = pytest.mark.xdist_group("actions, killed service")  # the first night is once for all
+
 ARMED = DIES.replace("def step():\n", "def step():\n    if not armed:\n        return\n") + (
     "\nimport signal\narmed = []\nsignal.signal(signal.SIGUSR1, lambda *_: armed.append(1))\n"
 )

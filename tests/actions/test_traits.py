@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from click.testing import Result
     from piano_actions.traits import Known
 
+pytestmark = pytest.mark.xdist_group("actions, traits")  # the first night is once for all
+
 
 @pytest.fixture(scope="module")
 def piano() -> Iterator[Piano]:

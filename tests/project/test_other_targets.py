@@ -30,6 +30,18 @@ def install(folder: Path, *requirements: str) -> Path:
 
 
 @pytest.fixture(scope="module")
+def jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of target-jsonl."""
+    return install(tmp_path_factory.mktemp("jsonl") / "venv", "target-jsonl==0.1.4")
+
+
+@pytest.fixture(scope="module")
+def target_duckdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of target-duckdb."""
+    return install(tmp_path_factory.mktemp("duckdb") / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+
+
+@pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """What the tap says of the sample."""
     folder = tmp_path_factory.mktemp("tap")
@@ -55,28 +67,26 @@ def expected(messages: bytes) -> dict[str, dict[str, object]]:
     return {line["record"]["subscription_id"]: line["record"] for line in lines if line["type"] == "RECORD"}
 
 
-def test_target_jsonl_loads_all_rows(messages: bytes, tmp_path: Path) -> None:
-    programs = install(tmp_path / "venv", "target-jsonl==0.1.4")
+def test_target_jsonl_loads_all_rows(jsonl: Path, messages: bytes, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    state = load(programs / "target-jsonl", {"destination_path": str(output)}, messages, tmp_path)
+    state = load(jsonl / "target-jsonl", {"destination_path": str(output)}, messages, tmp_path)
     (file,) = output.iterdir()
     loaded = {row["subscription_id"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
     assert loaded == expected(messages)
     assert "subscription_log" in json.loads(state)["bookmarks"]
 
 
-def test_target_duckdb_loads_all_rows(messages: bytes, tmp_path: Path) -> None:
-    programs = install(tmp_path / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+def test_target_duckdb_loads_all_rows(target_duckdb: Path, messages: bytes, tmp_path: Path) -> None:
     database = tmp_path / "loaded.duckdb"
     config = {"filepath": str(database), "default_target_schema": "main"}
-    load(programs / "target-duckdb", config, messages, tmp_path)
+    load(target_duckdb / "target-duckdb", config, messages, tmp_path)
     query = (
         "import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True); "
         "print(json.dumps(c.sql('select subscription_id, user_id, term_name, auto_renew, total_charged, "
         "epoch(create_date)::bigint from main.subscription_log').fetchall()))"
     )
-    done = subprocess.run([programs / "python", "-c", query, database], check=True, capture_output=True, text=True)
+    done = subprocess.run([target_duckdb / "python", "-c", query, database], check=True, capture_output=True, text=True)
     loaded = sorted(map(tuple, json.loads(done.stdout)))
     assert loaded == sorted(
         (key, row["user_id"], row["term_name"], row["auto_renew"], row["total_charged"], _epoch(row["create_date"]))
@@ -107,11 +117,10 @@ def by_stream(messages: bytes) -> dict[str, list[dict[str, object]]]:
     return found
 
 
-def test_target_jsonl_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_path: Path) -> None:
-    programs = install(tmp_path / "venv", "target-jsonl==0.1.4")
+def test_target_jsonl_loads_all_streams_of_the_apis(jsonl: Path, over_the_apis: bytes, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    load(programs / "target-jsonl", {"destination_path": str(output)}, over_the_apis, tmp_path)
+    load(jsonl / "target-jsonl", {"destination_path": str(output)}, over_the_apis, tmp_path)
     loaded = {
         next(
             stream for stream in sorted(by_stream(over_the_apis), key=len, reverse=True) if file.name.startswith(stream)
@@ -121,11 +130,10 @@ def test_target_jsonl_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_pa
     assert loaded == by_stream(over_the_apis)
 
 
-def test_target_duckdb_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_path: Path) -> None:
-    programs = install(tmp_path / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+def test_target_duckdb_loads_all_streams_of_the_apis(target_duckdb: Path, over_the_apis: bytes, tmp_path: Path) -> None:
     database = tmp_path / "loaded.duckdb"
     config = {"filepath": str(database), "default_target_schema": "main"}
-    load(programs / "target-duckdb", config, over_the_apis, tmp_path)
+    load(target_duckdb / "target-duckdb", config, over_the_apis, tmp_path)
     expected_rows = by_stream(over_the_apis)
     query = (
         "import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True); "
@@ -133,7 +141,7 @@ def test_target_duckdb_loads_all_streams_of_the_apis(over_the_apis: bytes, tmp_p
         "print(json.dumps(c.sql('select promotion_id, promotion_name, uses from main.promotions').fetchall()))"
     )
     done = subprocess.run(
-        [programs / "python", "-c", query, database, *expected_rows], check=True, capture_output=True, text=True
+        [target_duckdb / "python", "-c", query, database, *expected_rows], check=True, capture_output=True, text=True
     )
     counts, promotions = map(json.loads, done.stdout.splitlines())
     assert counts == {stream: len(rows) for stream, rows in expected_rows.items()}
@@ -170,12 +178,12 @@ plugins:
 """
 
 
-def test_meltano_runs_the_tap_with_target_duckdb_twice(tmp_path: Path) -> None:
-    programs = install(tmp_path / "venv", "target-duckdb==0.8.0", "duckdb==1.2.2")
+@pytest.mark.skipif("REUSE_TEST" not in os.environ, reason="takes half a minute: make reuse-test")
+def test_meltano_runs_the_tap_with_target_duckdb_twice(target_duckdb: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     tap, database = Path(sys.executable).with_name("tap-piano"), tmp_path / "loaded.duckdb"
-    (project / "meltano.yml").write_text(LOADER.format(tap=tap, target=programs / "target-duckdb"))
+    (project / "meltano.yml").write_text(LOADER.format(tap=tap, target=target_duckdb / "target-duckdb"))
     with serving(rows=100) as server:
         environment = os.environ | {
             **{name: value for name, value in server.environment().items() if name.startswith("TAP_PIANO_")},
@@ -198,7 +206,7 @@ def test_meltano_runs_the_tap_with_target_duckdb_twice(tmp_path: Path) -> None:
         "print(json.dumps([c.sql(f'select count(*), count(distinct {k}) from main.{t}').fetchall()[0] "
         "for t, k in [('subscription_log', 'subscription_id'), ('terms', 'term_id')]]))"
     )
-    done = subprocess.run([programs / "python", "-c", query, database], check=True, capture_output=True, text=True)
+    done = subprocess.run([target_duckdb / "python", "-c", query, database], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == [[100, 100], [len(ALL_TERMS), len(ALL_TERMS)]]
 
 

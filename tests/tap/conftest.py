@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
     from piano_engage_sandbox.server import Server
 
+UNTIL_THE_END = contextlib.ExitStack()
+"""What is closed at the end of the session, whichever tests ran; later, threads of an executor cannot be waited for."""
+
+
+def pytest_sessionfinish() -> None:
+    UNTIL_THE_END.close()
+
+
 COMMAND = Path(sys.executable).with_name("tap-piano")
 SAMPLE = Path(__file__).parents[2] / "samples" / "subscription-log-day-1.csv"
 IDS = ("Subscription ID", "User ID (UID)")

@@ -426,10 +426,10 @@ def test_it_stops_when_what_is_under_way_has_come_to_an_end(
         answer = pool.submit(service.ask, "resubscribe", {"user_id": piano.uid(entry)})
         while not entry.state.auto_renew:
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        assert answer.result()[1]["status"] == "done"
         started = psutil.Process(process.pid).children(recursive=True)
         assert any("spawn_main" in " ".join(one.cmdline()) for one in started), "it works traits out in another process"
+        process.send_signal(signal.SIGTERM)
+        assert answer.result()[1]["status"] == "done"
         assert process.wait(30) in {0, -signal.SIGTERM}
     assert psutil.wait_procs(started, timeout=20)[1] == []
     assert log.read_text().splitlines() == [f"serving on http://127.0.0.1:{port}"]
@@ -447,7 +447,7 @@ def test_an_outage_does_not_keep_it_from_stopping(piano: Piano, tmp_path: Path) 
         while not any(row["attempts"] for row in store.pushes()):
             time.sleep(0.05)
         began = time.monotonic()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30, "it does not go through them all, which takes minutes"
     waiting = store.pushes()
     assert len(waiting) == 100, "none is forgotten"
     assert sum(row["attempts"] for row in waiting) < 60

@@ -149,7 +149,7 @@ def test_a_journal_that_misses_lost_acknowledgements_would_be_found(
 def test_a_hanging_request_is_never_answered(sandbox: Server) -> None:
     fault(sandbox, part="engage", hang=True, times=1)
     with pytest.raises(TimeoutError):
-        write(sandbox, "u1", timeout=0.2, a=1)
+        write(sandbox, "u1", timeout=1, a=1)
     assert not known(sandbox, "u1")
     assert journal(sandbox)[0]["status"] is None
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is the machine's matter
+hypothesis.settings.load_profile("here")
 
 pytest_plugins = ["piano_engage_sandbox.testing"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from piano_engage_common.duck import connect, name, session, text
 
@@ -26,13 +26,11 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-@settings(deadline=None)
 @given(value=TEXT)
 def test_any_text_stays_itself_in_sql(connection: duckdb.DuckDBPyConnection, value: str) -> None:
     assert connection.execute(f"SELECT {text(value)}").fetchall() == [(value,)]
 
 
-@settings(deadline=None)
 @given(identifier=TEXT.filter(bool))
 def test_any_name_stays_itself_in_sql(connection: duckdb.DuckDBPyConnection, identifier: str) -> None:
     description = connection.execute(f"SELECT 1 AS {name(identifier)}").description

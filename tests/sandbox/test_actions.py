@@ -286,7 +286,7 @@ ACTS = ("resume", "cancel", "refund", "deferred", "on", "off", "move", "change",
 steps = st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 10**6), st.integers(0, 50 * DAY)), max_size=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 20), steps=steps)
 def test_whatever_is_done_exports_and_world_agree(seed: int, steps: list[tuple[str, int, int]]) -> None:
     made = World(seed=seed, aid="ExAmPlE4a1", zone=ZONE, rows=60, begins=BEGINS)

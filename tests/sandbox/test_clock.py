@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from piano_engage_sandbox.clock import ClockError, Zone, end_of_utc_day, zone
 
@@ -20,7 +20,6 @@ def at(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ZONES), MOMENTS)
 def test_both_forms_of_date_times_say_what_zoneinfo_says(name: str, moment: int) -> None:
     local = datetime.fromtimestamp(moment, ZoneInfo(name))
@@ -29,7 +28,6 @@ def test_both_forms_of_date_times_say_what_zoneinfo_says(name: str, moment: int)
     assert zone(name).dashboard(moment) == f"{local.month}/{local.day}/{local.year} {twelve}"
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ZONES), MOMENTS)
 def test_wall_and_back(name: str, moment: int) -> None:
     civil = zone(name)
@@ -38,7 +36,6 @@ def test_wall_and_back(name: str, moment: int) -> None:
     assert back <= moment
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ZONES), MOMENTS, st.integers(0, 60))
 def test_months_keep_the_day_and_the_local_time(name: str, moment: int, months: int) -> None:
     civil = zone(name)

@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from piano_engage_sandbox.columns import DRIFTING, GROUPS, TRAITS, GroupError, headers, ordered_groups
 
@@ -55,7 +55,6 @@ def test_header_of_groups(groups: tuple[str, ...], expected: str, count: int) ->
     assert len(headers(groups)) == count
 
 
-@settings(deadline=None)
 @given(st.permutations(tuple(GROUPS)))
 def test_the_order_groups_are_asked_in_does_not_matter(groups: list[str]) -> None:
     assert headers(tuple(groups)) == headers(tuple(GROUPS))

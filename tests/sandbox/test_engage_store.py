@@ -278,7 +278,7 @@ def members_from_scratch(engage: Engage) -> dict[str, set[str]]:
     return {name: members ^ before[name] for name, members in after.items()}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.one_of(API, CSV, WAIT), max_size=12),
     st.sampled_from(["ignore", "clear", "store"]),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Unpack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from piano_engage_sandbox.columns import GROUPS, headers
 from piano_engage_sandbox.data import Export, ExportError, Options, log_rows, write_log
@@ -78,7 +78,6 @@ def test_a_file_holds_what_rows_as_dicts_hold(tmp_path: Path, groups: tuple[str,
     )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.text(alphabet=st.characters(codec="utf-8")), min_size=2, max_size=2), max_size=6),
     st.sampled_from(["\n", "\r\n"]),

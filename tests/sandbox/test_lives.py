@@ -257,7 +257,7 @@ def test_every_row_keeps_every_rule(moment: str, make_rows: MakeRows) -> None:
     assert found == {}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**40), st.datetimes(datetime(2019, 2, 1), datetime(2034, 12, 1)))  # noqa: DTZ001 - local time
 def test_rules_hold_for_any_seed_at_any_moment(seed: int, moment: datetime) -> None:
     moment = moment.replace(microsecond=0)
@@ -329,7 +329,6 @@ def test_billing_plans_in_words(term: str, plan: str) -> None:
     assert TERM_BY_ID[term].plan == plan
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 36**10 - 1), min_size=2, max_size=50))
 def test_subscription_ids_do_not_collide(numbers: set[int]) -> None:
     assert len({subscription_id(number) for number in numbers}) == len(numbers)

@@ -153,7 +153,7 @@ def test_readers_come_and_go(make_rows: MakeRows) -> None:
             assert stamp(row["Create date"]) > stamp("2026-03-28 06:00:00 +0100")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 2**32),
     st.integers(0, 400),

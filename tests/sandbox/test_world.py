@@ -61,7 +61,7 @@ def assert_same_as_exported(made: World, **options: object) -> None:
         assert mine == {name: rows[entry.id][name] for name in mine}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 99), steps=st.lists(st.integers(0, 90 * DAY), max_size=5))
 def test_the_world_holds_what_an_export_of_the_same_moment_holds(seed: int, steps: list[int]) -> None:
     made = world(seed=seed)

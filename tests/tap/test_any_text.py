@@ -19,7 +19,7 @@ CELL = st.one_of(
 HEADERS = ["Subscription ID", "User ID (UID)", "Term name", "Summary", "Device"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=8),
     line_end=st.sampled_from(["\n", "\r\n"]),

@@ -254,7 +254,6 @@ def machine() -> Iterator[type[Model]]:
 QUICK = settings(
     max_examples=8 * ROUNDS,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )

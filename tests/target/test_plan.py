@@ -128,7 +128,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=6 * ROUNDS, deadline=None)
+@settings(max_examples=6 * ROUNDS)
 @given(steps=STEPS, at_once=st.sampled_from([1, 2, slices.AT_ONCE]), traits=st.sampled_from(["all", "all,computed"]))
 def test_engage_holds_what_is_desired_after_each_run_and_the_next_plan_is_empty(
     steps: list[tuple[dict[str, dict[str, str]], bool]], at_once: int, traits: str
@@ -188,7 +188,7 @@ def test_a_slice_that_is_lost_is_found_out(tmp_path: Path, lose: slice) -> None:
         assert history.engage == history.desired()
 
 
-@settings(max_examples=10 * ROUNDS, deadline=None)
+@settings(max_examples=10 * ROUNDS)
 @given(cells=st.lists(CELL, min_size=1, max_size=40))
 def test_any_cell_comes_back_as_it_was(cells: list[str]) -> None:
     with TemporaryDirectory() as folder:

@@ -447,7 +447,7 @@ def test_an_outage_does_not_keep_it_from_stopping(piano: Piano, tmp_path: Path) 
         while not any(row["attempts"] for row in store.pushes()):
             time.sleep(0.05)
         began = time.monotonic()
-    assert time.monotonic() - began < 30, "it does not go through them all, which takes minutes"
+    assert time.monotonic() - began < 8
     waiting = store.pushes()
     assert len(waiting) == 100, "none is forgotten"
     assert sum(row["attempts"] for row in waiting) < 60

@@ -14,16 +14,6 @@ if TYPE_CHECKING:
 NAMES = (
     "log[1].csv", "log?.csv", "log*.csv", "[l]og1.csv", "**.csv", "log{1,2}.csv", "it's.csv", "a\\b.csv", "a\\b[1].csv",
 )  # fmt: skip
-    "log[1].csv",
-    "log?.csv",
-    "log*.csv",
-    "[l]og1.csv",
-    "**.csv",
-    "log{1,2}.csv",
-    "it's.csv",
-    "a\\b.csv",
-    "a\\b[1].csv",
-)
 
 
 @pytest.fixture

@@ -226,4 +226,4 @@ ORDERED = (
 @pytest.mark.parametrize("names", ORDERED, ids=lambda names: names[0])
 def test_names_are_in_the_order_in_which_people_count(names: list[str], tmp_path: Path) -> None:
     paths = [tmp_path / name for name in names]
-    assert sorted(paths[::-1], key=natural_key) == paths
+    assert sorted(set(paths), key=natural_key) == paths

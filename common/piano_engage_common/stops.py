@@ -5,6 +5,7 @@ The tree of what a run stops for::
     RunStopped                 somebody has to read the message
     ├── InputRefused      65   what came in is not what it must be
     ├── NoInput           66   there is nothing to read at that place
+    ├── RowsLost          70   the database did not find rows that it holds
     ├── StorageFailed     74   a disk is full or cannot be written or read
     ├── Outage            75   a service does not answer as it should; run again later
     ├── AnswerRefused     76   a service answered what cannot be used; running again will not help
@@ -50,6 +51,12 @@ class NoInput(RunStopped):
     """There is nothing to read at the given place (``EX_NOINPUT``)."""
 
     exit_code = 66
+
+
+class RowsLost(RunStopped):
+    """The database did not find rows that it holds, so what was made of them is wrong (``EX_SOFTWARE``)."""
+
+    exit_code = 70
 
 
 class StorageFailed(RunStopped):

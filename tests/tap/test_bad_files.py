@@ -61,7 +61,7 @@ WHOLE_FILES: dict[str, tuple[bytes, list[str]]] = {
     "JSON": (b'{"code": 401, "message": "Access denied"}\n', ["JSON", "as CSV"]),
     "gzip": (gzip.compress(GOOD), ["gzip", "unpack"]),
     "Parquet": (b"PAR1\x15\x04\x15" + bytes(99) + b"PAR1", ["Parquet", "CSV"]),
-    "prose": (b"Dear team, here is the export you asked for.\n", ["line 1", "no column", "Dear team"]),
+    "prose": (b"Dear team, here is the export you asked for.\n", ["line 1", "no column", "None of its 2 cells"]),
     # another delimiter
     "semicolons": (GOOD.replace(b",", b";"), ["line 1", "semicolons", "commas"]),
     "tabs": (GOOD.replace(b",", b"\t"), ["line 1", "tabs", "commas"]),

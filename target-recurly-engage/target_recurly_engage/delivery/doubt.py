@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_source, file_target, name, text
 
 from target_recurly_engage.delivery.overlap import S3
 from target_recurly_engage.plan import OF_DELIVERIES
@@ -131,7 +131,7 @@ def _keep_possible_values(ledger: Ledger) -> None:
 
 def write_plan(ledger: Ledger, path: Path) -> int:
     """Write the table ``plan`` into a Parquet file, and return how many users it has."""
-    ledger.connection.execute(f"COPY (FROM plan) TO {text(str(path))} (FORMAT parquet)")
+    ledger.connection.execute(f"COPY (FROM plan) TO {file_target(path)} (FORMAT parquet)")
     return ledger.count("SELECT count(*) FROM plan")
 
 
@@ -149,5 +149,5 @@ def take_lost_plan(ledger: Ledger, sending: Sending, path: Path) -> int:
             [sending["delivery_id"], sending["run_id"], sending["channel"], sending["location"], IN_DOUBT,
              sending["users"], sending["at"]],
         )  # fmt: skip
-        rows = f"FROM read_parquet({text(str(path))})"
+        rows = f"FROM read_parquet({file_source(path)})"
         return take_as_unknown(ledger, rows, unread=sending["channel"] == S3)

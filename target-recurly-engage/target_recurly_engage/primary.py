@@ -208,8 +208,7 @@ def judged(now: str, *cells: str) -> str:
     return f"""
         SELECT subscriptions.* REPLACE (
                 CASE WHEN {takes_over} THEN 'active' ELSE subscriptions.subscription_status END AS subscription_status,
-                CASE WHEN {takes_over} THEN least(subscriptions.start_date, {MOMENT})
-                    ELSE subscriptions.start_date END AS start_date
+                CASE WHEN {takes_over} AND {LATER} THEN {MOMENT} ELSE subscriptions.start_date END AS start_date
             ), {", ".join([MOMENT, *cells])}
         FROM subscriptions CROSS JOIN {at(now)}
         LEFT JOIN {TAKES_OVER} ON {TAKES_OVER}.subscription_id = subscriptions.subscription_id

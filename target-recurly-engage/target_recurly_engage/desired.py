@@ -18,6 +18,7 @@ from target_recurly_engage.computed import BY_NAME, computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
 from target_recurly_engage.invariants import ROWS, check, check_primaries
 from target_recurly_engage.predicates import may, member, predicate, told
+from target_recurly_engage.primary import TAKES_OVER, judged, taking_over
 from target_recurly_engage.traits import Kind, blank_is_null
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
     """
     execute = ledger.connection.execute
     own = Source(table="subscriptions", row="row", traits=contract.own, pointer="subscriptions.subscription_id")
+    execute(f"CREATE OR REPLACE TEMP TABLE {TAKES_OVER} AS {taking_over(contract.primary, now)}")
     execute(f"CREATE OR REPLACE TEMP TABLE primaries AS {_primaries(own, contract, now)}")
     users, rows = check_primaries(ledger, contract.primary.counts)
     sources = [own]
@@ -102,7 +104,7 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
 
 def forget_desired(ledger: Ledger, *tables: str) -> None:
     """Drop what :func:`desire` made."""
-    for table in tables or ("primaries", "computed", "matches", "audience", "eligible", "held_codes"):
+    for table in tables or ("primaries", "computed", "matches", "audience", "eligible", "held_codes", TAKES_OVER):
         ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
 
 
@@ -253,9 +255,8 @@ def _primaries(own: Source, contract: Contract, now: str) -> str:
             SELECT user_id, count(*) AS {ROWS}, min({own.pointer}) AS row, min({fingerprint}) AS fingerprint
             FROM subscriptions WHERE {rule.counts} GROUP BY user_id
         ), chosen AS (
-            SELECT user_id, count(*) AS {ROWS},
-                arg_min({{row: {own.pointer}, fingerprint: {fingerprint}}}, {rule.sql}) AS best
-            FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment)
+            SELECT user_id, count(*) AS {ROWS}, arg_min(best, {rule.sql}) AS best
+            FROM ({judged(now, f"{{row: {own.pointer}, fingerprint: {fingerprint}}} AS best")})
             SEMI JOIN (FROM readers WHERE {ROWS} > 1) USING (user_id)
             WHERE {rule.counts} GROUP BY user_id
         )

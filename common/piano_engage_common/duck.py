@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from piano_engage_common.stops import InputRefused
+from piano_engage_common.engine import installed_complaint
+from piano_engage_common.stops import ConfigRefused, InputRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,25 +23,28 @@ MAX_THREADS = 4
 
 
 def connect(
-    database: Path | None = None, *, spill: Path, memory_limit: str = DEFAULT_MEMORY_LIMIT
+    database: Path | None = None, *, spill: Path | None = None, memory_limit: str = DEFAULT_MEMORY_LIMIT
 ) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB database that never fetches extensions, works in UTC and spills into *spill*.
 
     Args:
         database: the file, made when it does not exist; None for a database in memory.
-        spill: folder for what does not fit in memory; made when something is spilled.
+        spill: folder for what does not fit in memory, made when something is spilled; None to spill nothing.
         memory_limit: DuckDB's ``memory_limit``, such as ``"320MB"``.
 
     Raises:
+        ConfigRefused: the DuckDB that is installed must not be used.
         duckdb.IOException: the file is not a database, is locked by another process, or cannot be written.
     """
+    if complaint := installed_complaint():
+        raise ConfigRefused(complaint)
     connection = duckdb.connect(
         str(database) if database else ":memory:",
         config={
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "memory_limit": memory_limit,
-            "temp_directory": str(spill),
+            "temp_directory": str(spill) if spill else "",
             "threads": str(min(os.cpu_count() or 1, MAX_THREADS)),
             "async_threads": "0",  # a COPY that fails, of a full disk for one, may wait for these for ever
         },

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import duckdb
 
+from piano_engage_common.engine import installed_complaint
+
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
@@ -159,9 +161,12 @@ def storage_errors(doing: str) -> Iterator[None]:
 def exits(logger: logging.Logger) -> Iterator[None]:
     """Log the message of a :class:`RunStopped` as one error line and exit with its code.
 
-    When whoever reads standard output has gone, the process ends as one that ``SIGPIPE`` ends.
+    With a DuckDB that must not be used nothing is begun. When whoever reads standard output has gone, the process ends
+    as one that ``SIGPIPE`` ends.
     """
     try:
+        if complaint := installed_complaint():
+            raise ConfigRefused(complaint)
         with storage_errors("running"):
             yield
     except RunStopped as stop:

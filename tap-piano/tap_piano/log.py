@@ -13,6 +13,7 @@ import duckdb
 from piano_engage_common.duck import file_source, name, text
 from piano_engage_common.stops import InputRefused, RowsLost, storage_errors
 
+from tap_piano.ages import AGE_COLUMNS, age_of_files, undecided
 from tap_piano.columns import KNOWN, REPLICATION_KEY
 from tap_piano.emit import iso_8601
 from tap_piano.rejects import DUPLICATE, Bad, RejectsFile, find_rejects
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from tap_piano.staging import Stage
 
 SHOWN_REJECTS = 5
-AGE_COLUMNS = ("modify_time", "last_billing_date", "auto_renew_disablement_date", "create_date")
-"""Stamps that are never in the future; the newest of them tells how old an export is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +183,16 @@ class SubscriptionLog:
         newest = [f"staged.{name(REPLICATION_KEY)} DESC NULLS LAST"] if REPLICATION_KEY in self._staged_names else []
         order = ", ".join([*newest, "age.rank DESC", "staged.file DESC", "row DESC"])
         content = ", ".join(name(column) for column in self._options.names)
-        self._connection.execute(self._age_of_files(stages))
+        columns = self._staged_names if len(stages) > 1 else ()
+        self._connection.execute(age_of_files(columns))
+        if subscriptions := undecided(self._connection, columns, self._options.names):
+            self._logger.warning(
+                "%d subscription(s) are in several of the %d files with different content, and nothing in the files "
+                "tells which one is the newer: the row of the file with the later name is taken. Remove older exports, "
+                "or export the modify time",
+                subscriptions,
+                len(stages),
+            )
         self._connection.execute(f"""
             INSERT INTO left_out
             WITH doubled AS (
@@ -207,17 +215,6 @@ class SubscriptionLog:
     def _left_out(self) -> int:
         ((rows,),) = self._connection.sql("SELECT count(*) FROM left_out").fetchall()
         return int(rows)
-
-    def _age_of_files(self, stages: list[Stage]) -> str:
-        """Rank the exports by the newest thing that each tells of; of two alike, the later name is the newer."""
-        stamps = [column for column in AGE_COLUMNS if column in self._staged_names]
-        newest = f"greatest({', '.join(f'max({name(column)})' for column in stamps)})" if stamps else "NULL"
-        if len(stages) == 1:
-            return "CREATE OR REPLACE TEMP TABLE age AS SELECT 0 AS file, 1 AS rank"
-        return (
-            "CREATE OR REPLACE TEMP TABLE age AS SELECT file, row_number() OVER (ORDER BY newest NULLS FIRST, file) "
-            f"AS rank FROM (SELECT file, {newest} AS newest FROM staged GROUP BY file)"
-        )
 
     def _settle_rejects(self, stages: list[Stage]) -> None:
         """Count what is left out, by the database's own lists, and stop where that is too much."""

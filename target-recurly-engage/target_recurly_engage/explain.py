@@ -11,8 +11,10 @@ from target_recurly_engage.computed import STAGE_SQL, lives
 from target_recurly_engage.desired import desire, forget_desired
 from target_recurly_engage.eligibility import asked_of, reasons
 from target_recurly_engage.erase import receipt_of
+from target_recurly_engage.invariants import check
 from target_recurly_engage.manifest import description
 from target_recurly_engage.predicates import member
+from target_recurly_engage.primary import judged
 from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.traits import TRAITS
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _WORDS: Final = {
     "live": {"false": "yes", "true": "no"},
+    "renews": {"false": "yes", "true": "no"},
     "paid": {"0": "paid", "1": "trial", "2": "free"},
     "not_site_licence": {"false": "yes", "true": "no"},
 }
@@ -88,11 +91,11 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
 def _subscriptions(ledger: Ledger, contract: Contract, now: str) -> list[dict[str, Any]]:
     rule, columns = contract.primary, [trait.name for trait in TRAITS]
     criteria = rule.criteria()
-    cells = [f"{name(column)}::VARCHAR" for column in columns]
+    real = [f"subscriptions.{name(column)}::VARCHAR AS {name(f'real {column}')}" for column in columns]
+    cells = [name(f"real {column}") for column in columns]
     cells += [f"({sql})::VARCHAR" for sql in criteria.values()]
     rows = ledger.connection.execute(
-        f"SELECT {rule.counts}, {', '.join(cells)} FROM subscriptions "
-        f"CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment) ORDER BY NOT ({rule.counts}), {rule.sql}"
+        f"SELECT {rule.counts}, {', '.join(cells)} FROM ({judged(now, *real)}) ORDER BY NOT ({rule.counts}), {rule.sql}"
     ).fetchall()
     return [
         {
@@ -157,8 +160,11 @@ def _traits(
         cells = [wording.written(trait, source.column(trait)) for trait in source.traits]
         if not cells:
             continue
-        place = "rowid IN (SELECT row FROM primaries)" if source.table == "subscriptions" else "true"
-        rows = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {source.table} WHERE {place}").fetchall()
+        own = source is sources[0]
+        place = source.joined("primaries") if own else source.table
+        rows = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {place}").fetchall()
+        if own:
+            check("primary subscriptions", found=len(rows), expected=ledger.count("SELECT count(*) FROM primaries"))
         for i, trait in enumerate(source.traits):
             found[trait.name] = {
                 "value": rows[0][i] if rows else wording.clear_value(trait) if trait.name in told else None,

@@ -186,7 +186,11 @@ class SubscriptionLogStream(PianoStream):
     # State
 
     def _since(self) -> str | None:
-        start = self.get_starting_timestamp(None) if self._incremental and not self._send_all else None
+        if not self._incremental:
+            return None
+        if self._send_all:  # all but what the settings leave out
+            return self.config.get("start_date")
+        start = self.get_starting_timestamp(None)
         return (start - timedelta(minutes=self.config["lookback"])).isoformat() if start else None
 
     @property

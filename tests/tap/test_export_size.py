@@ -90,6 +90,13 @@ def test_what_a_first_export_lacked_comes_too(night: Night, sync: Tap) -> None:
     check_all_is_right(3, first, second, third)
 
 
+def test_what_start_date_leaves_out_stays_out(night: Night, sync: Tap) -> None:
+    first = sync(night(1, range(ROWS // 3)), start_date="2025-01-02")
+    second = sync(night(2), state=state_of(first), start_date="2025-01-02")
+    assert LACKED in second.log
+    assert users(second) == [one for one in range(ROWS) if one % 10 in {1, 2}]
+
+
 def test_what_is_missing_within_the_limit_comes_too(night: Night, sync: Tap) -> None:
     first = sync(night(1))
     second = sync(night(2, range(ROWS - 4)), state=state_of(first))

@@ -59,7 +59,9 @@ class Plan:
         known: of these, readers of whom Engage was told before.
         new: readers of whom Engage was never told.
         changed: readers with another value in at least one steady trait.
+        altered: of the changed, users with another value where Engage had one.
         gone: of the changed, readers whom a source knew and no longer knows: all its traits are cleared.
+        present: users that a source knows now.
         again: readers without a change whose time to be told in full again has come.
         invalid: values that cannot be sent, and count as absent, by trait and reason.
         fingerprint: names what is planned and held back.
@@ -71,6 +73,8 @@ class Plan:
     new: int
     changed: int
     gone: int
+    altered: int = 0
+    present: int = 0
     again: int = 0
     invalid: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
@@ -120,7 +124,7 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
     known = ledger.count("SELECT count(*) FROM delivered")
     counts = compare(ledger, sources, traits, wording, delivery_id, counted=counted)
-    fingerprint = _name_plan(ledger)
+    present, fingerprint = ledger.count("SELECT count(*) FROM readers"), _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
     return Plan(
@@ -129,6 +133,8 @@ def make_plan(
         new=counts.new,
         changed=counts.changed - counts.again,
         gone=counts.gone,
+        altered=counts.altered,
+        present=present,
         again=counts.again,
         invalid=_note_invalid(ledger, sources, wording, clock) if counted else {},
         fingerprint=fingerprint,

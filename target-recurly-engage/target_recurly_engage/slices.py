@@ -13,6 +13,8 @@ from piano_engage_common.duck import name, text
 from target_recurly_engage.changes import Counts, first_values, other_values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from target_recurly_engage.desired import Source
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Trait, Wording
@@ -34,6 +36,7 @@ def compare(
     """Make the plan of the suspects, slice by slice, and count what it changes."""
     execute, counts = ledger.connection.execute, Counts()
     differing = _differing(sources, traits, wording, delivery_id)
+    altered = _altered([trait for source in sources for trait in source.traits], wording)
     for i, part in enumerate(_slices(ledger, sources)):
         execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
         for k, source in enumerate(sources):
@@ -45,10 +48,11 @@ def compare(
             continue
         known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
         new, first = first_values(ledger, traits, wording)
-        changed, other = other_values(ledger, traits, wording)
+        changed, altering, other = other_values(ledger, traits, wording, altered)
         counts.add(
             new=new,
             changed=changed,
+            altered=altering,
             again=ledger.count(f"{known} WHERE NOT {_differs(traits, wording)}"),
             gone=ledger.count(f"{known} JOIN slice USING (user_id) WHERE {_lost(sources, wording)}"),
             first=first,
@@ -114,6 +118,21 @@ def _differs(traits: tuple[Trait, ...], wording: Wording) -> str:
         elif trait.thresholds:
             differences.append(f"{wording.step(trait, planned)} <> {wording.step(trait, told)}")
     return f"coalesce({' OR '.join(differences)}, false)"
+
+
+def _altered(traits: Iterable[Trait], wording: Wording) -> str:
+    """Return the SQL that says whether ``plan`` has another steady value where ``told`` has one.
+
+    A trait that is new to Engage, or unknown there, alters nothing; nor does one that has left the contract.
+    """
+    alters = []
+    for trait in traits:
+        planned, told = f"plan.{name(trait.name)}", f"told.{name(trait.name)}"
+        if not trait.drifts:
+            alters.append(f"{planned} <> {told}")
+        elif trait.thresholds:
+            alters.append(f"{told} IS NOT NULL AND {wording.step(trait, planned)} <> {wording.step(trait, told)}")
+    return f"coalesce({' OR '.join(alters) or 'false'}, false)"
 
 
 def _lost(sources: tuple[Source, ...], wording: Wording) -> str:

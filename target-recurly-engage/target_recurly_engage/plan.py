@@ -123,7 +123,8 @@ def make_plan(
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
     execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
     known = ledger.count("SELECT count(*) FROM delivered")
-    counts = compare(ledger, sources, traits, wording, delivery_id, counted=counted)
+    gone = _gone(sources, wording)
+    counts = compare(ledger, sources, traits, wording, delivery_id, gone=gone, counted=counted)
     present, fingerprint = ledger.count("SELECT count(*) FROM readers"), _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
@@ -220,10 +221,15 @@ def _again(clock: str, ageing: Ageing) -> str:
     """
 
 
+def _gone(sources: tuple[Source, ...], wording: Wording) -> str:
+    """Return the SQL of the fingerprint of a user whom no source knows."""
+    return f"hash({text(_GONE)}, {text(rule_text(sources, wording))})"
+
+
 def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
     """Make the SQL of the readers whose traits may differ from what Engage was told; no rows means no source."""
     rows = [source.row for source in sources]
-    gone = f"hash({text(_GONE)}, {text(rule_text(sources, wording))})"
+    gone = _gone(sources, wording)
     columns = ", ".join(["user_id", *rows, "fingerprint"])
     return f"""
         SELECT {columns} FROM readers ANTI JOIN delivered USING (user_id, fingerprint)

@@ -31,12 +31,17 @@ def compare(
     wording: Wording,
     delivery_id: str,
     *,
+    gone: str,
     counted: bool,
 ) -> Counts:
-    """Make the plan of the suspects, slice by slice, and count what it changes."""
+    """Make the plan of the suspects, slice by slice, and count what it changes.
+
+    The SQL *gone* is the fingerprint of a user whom no source knew: whoever comes back has all values anew.
+    """
     execute, counts = ledger.connection.execute, Counts()
     differing = _differing(sources, traits, wording, delivery_id)
     altered = _altered([trait for source in sources for trait in source.traits], wording)
+    altered = f"told.fingerprint IS DISTINCT FROM {gone} AND {altered}"
     for i, part in enumerate(_slices(ledger, sources)):
         execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
         for k, source in enumerate(sources):

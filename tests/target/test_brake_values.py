@@ -181,7 +181,7 @@ FORMS = {
     ),
     "access blank in what changed": Damage(
         rows=blank("access_expiration_date"), complete=False, changed=True,
-        said=r"of the \d+ known subscriptions that came, access_expiration_date \(\d+, 100.0 %\) would become empty",
+        said=r"of the \d+ known subscriptions that came, access_expiration_date \(\d+, \d+.\d %\) would become",
     ),
     "subscription ids in small letters": Damage(
         rows=cells(subscription_id=str.lower), complete=False,

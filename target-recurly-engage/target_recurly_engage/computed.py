@@ -64,7 +64,7 @@ class Formula:
     @property
     def cast(self) -> str:
         """The SQL of its value, of its type."""
-        return f"TRY_CAST(({self.sql}) AS {'DATE' if self.kind is Kind.DATE else SQL_TYPES[self.kind]})"
+        return f"TRY_CAST((\n{self.sql}\n) AS {'DATE' if self.kind is Kind.DATE else SQL_TYPES[self.kind]})"
 
 
 def _days_since(column: str) -> str:

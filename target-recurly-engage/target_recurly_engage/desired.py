@@ -6,13 +6,15 @@ users, and the audience (who is in which segment and arm).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import duckdb
 from piano_engage_common.duck import name, text
+from piano_engage_common.stops import ConfigRefused
 
-from target_recurly_engage.computed import computed, lives
+from target_recurly_engage.computed import BY_NAME, computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
 from target_recurly_engage.handed_codes import promotions_of_arms
 from target_recurly_engage.invariants import ROWS, check, check_primaries
@@ -21,12 +23,17 @@ from target_recurly_engage.primary import TAKES_OVER, judged, taking_over
 from target_recurly_engage.traits import Kind, blank_is_null
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from target_recurly_engage.computed import Formula
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.promotions import Promotion
     from target_recurly_engage.traits import Trait, Wording
+
+
+_OF_VALUES: Final = (duckdb.DataError, duckdb.InvalidInputException)
+"""What DuckDB raises where a value, and not the query, is at fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +124,8 @@ def _compute(ledger: Ledger, contract: Contract, now: str, *, users: int, rows: 
         if formulas or not of_all:
             source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=spans)
             table = f"computed_{len(made)}"
-            execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {computed(formulas, source, of_all=of_all)}")
+            with _own_formulas(formulas):
+                execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {computed(formulas, source, of_all=of_all)}")
             found, read = execute(f"SELECT count(*), sum({ROWS}) FROM {table}").fetchall()[0]
             check("users with computed traits", found=found, expected=users)
             check("subscriptions that computed traits are made of", found=read or 0, expected=rows if of_all else users)
@@ -128,6 +136,24 @@ def _compute(ledger: Ledger, contract: Contract, now: str, *, users: int, rows: 
     check("users with computed traits", found=ledger.count("SELECT count(*) FROM computed"), expected=users)
     for table in made:
         execute(f"DROP TABLE {table}")
+
+
+@contextmanager
+def _own_formulas(formulas: tuple[Formula, ...]) -> Iterator[None]:
+    """Name the formulas of the user's own where one of *formulas* cannot be worked out on the rows there are.
+
+    Raises:
+        ConfigRefused: one cannot. What it stumbled over is not shown, for it may be about a person.
+    """
+    try:
+        yield
+    except _OF_VALUES as e:
+        own = ", ".join(one.name for one in formulas if one.name not in BY_NAME)
+        if not own:
+            raise
+        what = str(e).split(":", maxsplit=1)[0]
+        msg = f"traits: one of {own} cannot be worked out on the subscriptions there are ({what}): let it use TRY_CAST"
+        raise ConfigRefused(msg) from e
 
 
 def today_of(ledger: Ledger, wording: Wording, now: str) -> str:

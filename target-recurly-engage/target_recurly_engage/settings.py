@@ -102,7 +102,9 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         th.ObjectType(additional_properties=th.StringType(min_length=1)),
         default={},
         title="Trait names",
-        description="Names of traits at Engage that differ from ours, such as `{term_name: plan}`; `trait_prefix` goes before them.",
+        description=(
+            "Names of traits at Engage that differ from ours, such as `{term_name: plan}`; `trait_prefix` goes before them."
+        ),
     ),
     th.Property(
         "primary",

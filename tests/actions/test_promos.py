@@ -282,7 +282,7 @@ def drawn(name: str, salt: str, user: str, arms: dict[str, float]) -> str | None
     """Work an arm out as docs/segments.md describes it: the first 32 bits of a SHA-256."""
     share = int(hashlib.sha256(f"experiment:{name}:{salt}:{user}".encode()).hexdigest()[:8], 16) / 2**32
     upto = 0.0
-    for arm, of in arms.items():
+    for arm, of in sorted(arms.items(), key=lambda one: (one[0] != "control", one[0])):
         upto += of
         if share < upto:
             return arm

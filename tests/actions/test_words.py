@@ -96,7 +96,7 @@ def test_every_sentence_can_be_replaced_and_names_places_that_there_are(reason: 
     ("sentences", "told"),
     [
         ({"nl": {"resumd": "Welkom"}}, "nl.resumd: there is no such reason"),
-        ({"nl": {"resumed": "Hoi {name}"}}, "nl.resumed: there is no place {name}; a sentence may name term_name, code"),
+        ({"nl": {"resumed": "Hoi {name}"}}, "nl.resumed: there is no place {name}; a sentence may name term_name"),
         ({"nl": {"resumed": "Welkom {code"}}, "nl.resumed: its braces do not match"),
         ({"nl": {"resumed": "{code.__class__}"}}, "nl.resumed: there is no place {code.__class__}"),
         ({"nl": {"next_bill": "{next_bill}"}}, "nl.next_bill: there is no place {next_bill}"),

@@ -103,7 +103,7 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         default={},
         title="Trait names",
         description=(
-            "Names of traits at Engage that differ from ours, such as `{term_name: plan}`; `trait_prefix` goes before them."
+            "Names of traits at Engage that differ from ours, such as `{term_name: plan}`; after `trait_prefix`."
         ),
     ),
     th.Property(

@@ -145,3 +145,15 @@ def failure(column: Column, zone: str, *, cell: str | None = None) -> str | None
     if column.kind is Kind.TEXT:
         return None
     return f"({cell} IS NOT NULL AND {cast(column, zone, cell=cell)} IS NULL AND trim({cell}) <> '')"
+
+
+def lacks_offset(column: Column) -> str:
+    """Build the SQL condition that a cell of *column* is a stamp without an offset; for kinds without stamps, false.
+
+    Most stamps have a sign as the fifth last character, so most are not looked at any further.
+    """
+    if column.kind is not Kind.TIMESTAMP:
+        return "false"
+    cell = name(column.name)
+    forms = text("|".join(f"({form})" for form, _ in _WITHOUT_OFFSET))
+    return f"({cell} IS NOT NULL AND {cell}[-5] NOT IN ('+', '-') AND regexp_full_match(trim({cell}), {forms}))"

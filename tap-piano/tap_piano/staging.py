@@ -13,7 +13,7 @@ import duckdb
 from piano_engage_common.duck import file_source, file_target, name, text
 from piano_engage_common.stops import RowsLost
 
-from tap_piano.casts import SQL_TYPES, cast, failure
+from tap_piano.casts import SQL_TYPES, cast, failure, lacks_offset
 from tap_piano.columns import BY_NAME, Kind
 from tap_piano.emit import ROW_GROUP
 from tap_piano.files import refused
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from tap_piano.files import Export, Header
 
 BUFFER_BYTES: Final = 16_000_000
+
+WITHOUT_OFFSET = "stamps without offset"
+"""Column of the Parquet file: how many stamps of the row carry no offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,9 @@ class Stager:
             for column in present
             if (condition := failure(column, self._zone))
         ]
-        return f"{', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed"
+        bare = [f"{lacks_offset(column)}::INTEGER" for column in present if column.kind is Kind.TIMESTAMP] or ["0"]
+        failed = f"nullif(concat_ws(',', {', '.join(checks)}), '') AS failed"
+        return f"{', '.join(values)}, {failed}, {' + '.join(bare)} AS {name(WITHOUT_OFFSET)}"
 
     def _unread(self, number: int) -> tuple[tuple[int, str], ...]:
         """List the rows that the database could not read: its own list, so that none is forgotten."""

@@ -283,6 +283,8 @@ def _attention(shown: Mapping[str, Any]) -> Iterator[Facts]:
     if run["message"]:
         at = "brake" if any(check["wrong"] for check in brake.get("checks", [])) else "funnel"
         yield {"tone": "bad", "text": run["message"], "at": at}
+    if warning := (run.get("destination") or {}).get("warning"):
+        yield {"tone": "warn", "text": f"{warning[0].upper()}{warning[1:]}.", "at": "funnel"}
     if brake.get("let_through"):
         yield {"tone": "warn", "text": "The brake found something, and somebody let this plan through.", "at": "brake"}
     yield from ({"tone": "warn", "text": text, "at": at} for at, text in _warnings(shown))

@@ -15,6 +15,7 @@ from piano_engage_common.given import take_own
 from piano_engage_common.stops import ConfigRefused, NoInput, exits
 from singer_sdk.exceptions import ConfigValidationError
 
+from target_recurly_engage.destinations import viewed
 from target_recurly_engage.settings import OF_ACCOUNT, PREFIX
 from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shared.snapshots import exists, none_yet, open_for_reading
@@ -60,7 +61,7 @@ def open_ledger(config: Mapping[str, Any], *, changes: bool = False) -> Iterator
     """
     with exits(LOGGER):
         if not changes:
-            with open_for_reading(config, LOGGER) as ledger:
+            with open_for_reading(config, LOGGER) as ledger, viewed(ledger, config):
                 yield ledger
             return
         if not exists(config, LOGGER):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
 
+from target_recurly_engage.destinations import CURRENT, Destination, remember, serving
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,7 +23,8 @@ UNKNOWN: Final = ""
 """Stands in ``delivered`` for a value that nobody knows: nothing that is sent is blank, so it always differs."""
 
 Sending = dict[str, Any]
-"""What is being sent, as ``current.json`` has it: delivery_id, run_id, channel, location, users, at."""
+"""What is being sent, as ``current.json`` has it: delivery_id, run_id, channel, location, users, at, destination (its
+addresses)."""
 
 
 def write_plan(ledger: Ledger, path: Path) -> int:
@@ -38,18 +41,19 @@ def is_known(ledger: Ledger, sending: Sending) -> bool:
 def take_as_unknown(ledger: Ledger, sending: Sending, path: Path) -> int:
     """Let nothing be known of the readers of a plan, as far as it had a value; answer how many these are.
 
-    They count as told now: a file may have reached Engage's folder until then.
+    They count as told now: a file may have reached Engage's folder until then. That is so of the destination to which
+    the plan went, which need not be the current one.
     """
     execute, now = ledger.connection.execute, datetime.now(tz=UTC)
-    with ledger.transaction():
+    with ledger.transaction(), serving(ledger, _destination(ledger, sending)):
         execute(f"CREATE OR REPLACE TEMP TABLE doubtful AS FROM read_parquet({text(str(path))})")
         columns = [column for column in ledger.columns("doubtful") if column not in _OURS]
         for column in columns:
             execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {name(column)} VARCHAR")
         execute(
             "INSERT INTO deliveries "
-            "(delivery_id, run_id, channel, location, status, users, started_at, acknowledged_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "(delivery_id, run_id, channel, location, status, users, started_at, acknowledged_at, destination) "
+            f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, {CURRENT})",
             [sending["delivery_id"], sending["run_id"], sending["channel"], sending["location"], STATUS,
              sending["users"], sending["at"], now],
         )  # fmt: skip
@@ -66,6 +70,11 @@ def take_as_unknown(ledger: Ledger, sending: Sending, path: Path) -> int:
         users = ledger.count("SELECT count(*) FROM doubtful")
         execute("DROP TABLE doubtful")
     return users
+
+
+def _destination(ledger: Ledger, sending: Sending) -> int | None:
+    addresses = sending.get("destination")
+    return remember(ledger, Destination(**addresses)) if addresses else None
 
 
 _OURS: Final = frozenset({"user_id", "delivery_id", "fingerprint"})

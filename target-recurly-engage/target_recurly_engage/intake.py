@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import duckdb
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_source, name, text
 from piano_engage_common.stops import InputRefused, storage_errors
 
 from target_recurly_engage.catalogue import JSON
@@ -197,7 +197,7 @@ class Intake:
 
     def _batch(self, encoding: str, path: Path) -> str:
         if encoding == "parquet":
-            return f"read_parquet({text(str(path))})"
+            return f"read_parquet({file_source(path)})"
         if encoding == "jsonl":
             columns = ", ".join(f"{name(column)}: 'VARCHAR'" for column in sorted(self.columns))
             return json_lines(path, f"{{{columns}}}")

@@ -189,7 +189,6 @@ def select(ledger: Ledger, wanted: Destination) -> Selected:
     number = remember(ledger, wanted)
     before = next((one for one in known(ledger) if one.is_current), None)
     make_current(ledger, number)
-    ledger.connection.execute("UPDATE destinations SET served_at = now() WHERE is_current")
     ours, *others = known(ledger)
     return Selected(
         number=number,
@@ -231,6 +230,7 @@ def make_current(ledger: Ledger, number: int) -> None:
         else:
             execute(f"CREATE TABLE {table} AS FROM {aside} LIMIT 0")
     execute("UPDATE destinations SET is_current = (destination = ?)", [number])
+    execute("UPDATE destinations SET served_at = now() WHERE is_current")
 
 
 @contextmanager
@@ -279,6 +279,20 @@ def everywhere(ledger: Ledger) -> Iterator[Known]:
     for one in reversed(found):
         make_current(ledger, one.number)
         yield one
+
+
+def each_in_turn(ledger: Ledger) -> Iterator[Known]:
+    """Yield as :func:`everywhere`, but outside a transaction: for what is sent and acknowledged meanwhile."""
+    found = known(ledger)
+    try:
+        for one in reversed(found):
+            with ledger.transaction():
+                make_current(ledger, one.number)
+            yield one
+    finally:
+        for one in found[:1]:
+            with ledger.transaction():
+                make_current(ledger, one.number)
 
 
 def _table(table: str, number: int) -> str:

@@ -263,6 +263,44 @@ def test_the_commands_speak_of_the_destination_of_the_settings(
     assert engage.query("SELECT count(*) FROM destinations") == [(1,)]
 
 
+# Erasing
+
+
+def erase(engage: Engage, user: str, **settings: Any) -> dict[str, Any]:  # noqa: ANN401 - settings
+    receipt: dict[str, Any] = answer(engage, "erase", "--user", user, **settings)
+    return receipt
+
+
+def named_in(engage: Engage, user: str) -> list[str]:
+    """The tables that name a user in any cell."""
+    return [table for table, rows in engage.dump(without=()).items() if any(f"'{user}'" in row for row in rows)]
+
+
+def test_who_is_erased_is_cleared_at_every_destination_and_forgotten_in_all(
+    engage: Engage, records: list[Record], settings: dict[str, Any], bucket: Bucket
+) -> None:
+    mild = {"brake_max_clear_fraction": 0.5}
+    old, new = (settings | mild | {"delivery": "s3", "app_id": None, "s3_prefix": f"{one}/"} for one in ("p", "q"))
+    for place in (mild, old, new):
+        deliver(engage, records, **place)
+    receipt = erase(engage, "u1", **new)
+    assert receipt["status"] == "clearing"
+    assert engage.sent()["u1"]["subscription_id"] == "none", "a folder is at hand, so it is cleared at once"
+    assert list(engage.sent()) == ["u1"]
+    assert named_in(engage, "u1") == ["delivered", "delivered_2"]
+    deliver(engage, records, **new)
+    assert bucket.users("q/")[1:] == [["u1"]]
+    assert named_in(engage, "u1") == ["delivered_2"]
+    receipts = [path.read_text(encoding="utf-8") for path in (engage.folder / "runs" / "erasures").iterdir()]
+    assert f"s3://{settings['s3_bucket']}/p" in receipts[0]
+    deliver(engage, records, **old)
+    assert bucket.users("p/")[1:] == [["u1"]]
+    assert named_in(engage, "u1") == []
+    assert erase(engage, "u1", **new)["status"] == "done"
+    deliver(engage, records, **new)
+    assert len(bucket.keys("q/")) == 2
+
+
 # A ledger of before
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from piano_engage_common.duck import name
+from piano_engage_common.stops import NoInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -255,6 +256,27 @@ def viewed(ledger: Ledger, config: Mapping[str, Any]) -> Iterator[None]:
         if wanted is not None:
             select(ledger, wanted)
         yield
+
+
+@contextmanager
+def at_destination(ledger: Ledger, config: Mapping[str, Any]) -> Iterator[None]:
+    """Make the destination of the settings the current one for the ``with`` block, which is a transaction.
+
+    Raises:
+        NoInput: nothing was ever delivered there.
+    """
+    wanted = destination_of(config)
+    with ledger.transaction():
+        if wanted is not None:
+            _adopt(ledger, wanted)
+        found = find(ledger, wanted) if wanted else None
+        if wanted and found is None and (others := known(ledger)):
+            msg = f"nothing was ever delivered to {wanted.name}. The ledger knows: " + "; ".join(
+                one.addresses.name for one in others
+            )
+            raise NoInput(msg)
+        with serving(ledger, found.number if found else None):
+            yield
 
 
 def base_of(table: str) -> str:

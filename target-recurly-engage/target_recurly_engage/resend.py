@@ -1,13 +1,13 @@
 """Have users sent again, in full: what a destination acknowledged, and then lost, refused or deleted.
 
-The ledger cannot see that, so somebody has to say it. Nothing is sent here. The users are marked, and the next run sends
-what they should have now; users who have vanished meanwhile are cleared once more.
+The ledger cannot see that, so somebody has to say it. Nothing is sent here. The users are marked, and the next run
+sends what they should have then; users who have vanished meanwhile are cleared once more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import text
@@ -19,7 +19,6 @@ from target_recurly_engage.erased import any_erased, is_erased
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from target_recurly_engage.ledger import Ledger
 
@@ -108,8 +107,6 @@ def resend(ledger: Ledger, config: Mapping[str, Any], choice: Choice) -> dict[st
 
 
 def _in_flight(ledger: Ledger, config: Mapping[str, Any]) -> int:
-    from datetime import datetime  # noqa: PLC0415 - else only for types
-
     overlap = overlap_of(config)
     if overlap.again or config["delivery"] not in {"auto", "ingest"}:
         return 0

@@ -30,7 +30,7 @@ def main(context: click.Context, configs: tuple[str, ...]) -> None:
 
 
 for command in (
-    *due.COMMANDS, *audiences.COMMANDS, *promo.COMMANDS, *readers.COMMANDS, *reconciling.COMMANDS, *resending.COMMANDS, *erasing.COMMANDS,
-    *keeping.COMMANDS, *watching.COMMANDS,
+    *due.COMMANDS, *audiences.COMMANDS, *promo.COMMANDS, *readers.COMMANDS, *reconciling.COMMANDS, *resending.COMMANDS,
+    *erasing.COMMANDS, *keeping.COMMANDS, *watching.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)

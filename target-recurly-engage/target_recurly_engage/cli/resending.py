@@ -39,7 +39,7 @@ def _moment(_context: click.Context, _parameter: click.Parameter, given: str | N
 @click.option("--yes", is_flag=True, help="Do it; without, users are only counted.")
 @as_json
 @click.pass_obj
-def resend_users(  # noqa: PLR0913 - as click calls it
+def resend_users(
     config: Mapping[str, Any],
     *,
     every: bool,

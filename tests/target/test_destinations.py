@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -32,12 +33,16 @@ def server() -> Iterator[Server]:
         yield one
 
 
-@pytest.fixture
-def settings(server: Server, tmp_path: Path) -> dict[str, Any]:
+def own_places(server: Server, tmp_path: Path) -> dict[str, Any]:
     """Settings that name both addresses of an application; the prefix is the test's own."""
     return places(server) | {
         "s3_prefix": f"{tmp_path.name}/ingest/", "csv_ingest_hours": 0, "requests_per_second": 0, "retry_wait": 0,
     }  # fmt: skip
+
+
+@pytest.fixture
+def settings(server: Server, tmp_path: Path) -> dict[str, Any]:
+    return own_places(server, tmp_path)
 
 
 @pytest.fixture
@@ -59,13 +64,17 @@ class Bucket:
         objects = sorted(found.get("Contents", []), key=lambda one: one["LastModified"])
         return [one["Key"] for one in objects]
 
-    def rows(self, key: str) -> list[str]:
+    def rows(self, key: str) -> dict[str, dict[str, str]]:
         body = self.client.get_object(Bucket=self.settings["s3_bucket"], Key=key)["Body"].read()
-        return sorted(line.partition(",")[0] for line in body.decode().splitlines()[1:])
+        return {row["user_id"]: row for row in csv.DictReader(body.decode().splitlines())}
+
+    def cells(self, number: int, user: str) -> dict[str, str]:
+        """What one of the files says of a user."""
+        return self.rows(self.keys()[number])[user]
 
     def users(self, prefix: str | None = None) -> list[list[str]]:
         """The users of each file."""
-        return [self.rows(key) for key in self.keys(prefix)]
+        return [sorted(self.rows(key)) for key in self.keys(prefix)]
 
 
 @pytest.fixture

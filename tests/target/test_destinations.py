@@ -255,7 +255,7 @@ def test_what_a_crash_left_belongs_to_the_destination_of_then(
     deliver(engage, records)
     assert [len(rows) for rows in engage.sent_sets] == [1 + USERS, 1 + USERS], "of the first file nobody could tell"
     assert engage.query("SELECT channel, status FROM deliveries ORDER BY started_at") == [
-        ("file", "discarded"), ("s3", "acknowledged"), ("file", "written"),
+        ("file", "in doubt"), ("s3", "acknowledged"), ("file", "written"),
     ]  # fmt: skip
 
 

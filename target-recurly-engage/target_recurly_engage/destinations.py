@@ -173,7 +173,9 @@ def known(ledger: Ledger) -> list[Known]:
         table = name("delivered") if is_current else _table("delivered", number)
         users = ledger.count(f"SELECT count(*) FROM {table}") if table in tables else 0
         folder, bucket, application = addresses
-        where = Destination(folder=folder, bucket=bucket, application=application)
+        where = Destination(
+            folder=folder and os.path.normpath(_home(ledger.path) / folder), bucket=bucket, application=application
+        )
         found.append(Known(number=number, is_current=is_current, addresses=where, users=users))
     return found
 
@@ -209,11 +211,35 @@ def remember(ledger: Ledger, wanted: Destination) -> int:
     found = find(ledger, wanted)
     if found is None:
         number = 1 + ledger.count("SELECT max(destination) FROM destinations")
-        execute("INSERT INTO destinations VALUES (?, ?, ?, ?, false, now(), now())", [number, *astuple(wanted)])
+        execute("INSERT INTO destinations VALUES (?, ?, ?, ?, false, now(), now())", [number, *_stored(ledger, wanted)])
         return number
     filled = ", ".join(f"{one} = coalesce({one}, ?)" for one in ("folder", "bucket", "application"))
-    execute(f"UPDATE destinations SET {filled} WHERE destination = ?", [*astuple(wanted), found.number])
+    execute(f"UPDATE destinations SET {filled} WHERE destination = ?", [*_stored(ledger, wanted), found.number])
     return found.number
+
+
+def move_folders(ledger: Ledger, to: Path | None) -> None:
+    """Record folders as a ledger at *to* has them; None is on shared storage."""
+    for one in known(ledger):
+        if one.addresses.folder:
+            folder = one.addresses.folder if to is None else os.path.relpath(one.addresses.folder, _home(to))
+            ledger.connection.execute("UPDATE destinations SET folder = ? WHERE destination = ?", [folder, one.number])
+
+
+def _home(ledger: Path) -> Path:
+    return ledger.resolve().parent
+
+
+def _stored(ledger: Ledger, addresses: Destination) -> tuple[str | None, ...]:
+    """Return the addresses as the table has them.
+
+    A folder is named from that of the ledger, so that a project that moves as a whole keeps its destinations; a ledger
+    on shared storage has no such place.
+    """
+    folder = addresses.folder
+    if folder and not ledger.shared:
+        folder = os.path.relpath(folder, _home(ledger.path))
+    return folder, addresses.bucket, addresses.application
 
 
 def make_current(ledger: Ledger, number: int) -> None:
@@ -339,7 +365,10 @@ def _adopt(ledger: Ledger, wanted: Destination) -> None:
     of = {str(key): _former(channel, place, wanted) or engage for key, channel, place in rows}
     in_order = list(dict.fromkeys(reversed(of.values()))) or [wanted]
     for number, one in enumerate(in_order, 1):
-        execute("INSERT INTO destinations VALUES (?, ?, ?, ?, ?, now(), now())", [number, *astuple(one), number == 1])
+        execute(
+            "INSERT INTO destinations VALUES (?, ?, ?, ?, ?, now(), now())",
+            [number, *_stored(ledger, one), number == 1],
+        )
         keys = [key for key, its in of.items() if its == one]
         execute("UPDATE deliveries SET destination = ? WHERE delivery_id IN (SELECT unnest(?))", [number, keys])
     for number in range(2, len(in_order) + 1):

@@ -400,7 +400,7 @@ def test_with_files_the_next_run_clears_and_forgets(engage: Engage) -> None:
     files = {"delivery": "file"}
     told = told_of(engage)
     with duckdb.connect(str(engage.ledger)) as ledger:
-        ledger.execute("UPDATE destinations SET folder = ?, application = NULL", [str(engage.output)])
+        ledger.execute("UPDATE destinations SET folder = 'ingest', application = NULL")
     done = erase(engage, **files)
     assert done.exit_code == 0
     assert "the next run clears by file" in done.output

@@ -79,7 +79,7 @@ def template(make_engage: Callable[[], Engage]) -> Engage:
 @pytest.fixture
 def agreeing(template: Engage, tmp_path: Path) -> Engage:
     """A copy of it that a test may spoil."""
-    engage = Engage(tmp_path, {"streams": STREAMS, "output_path": str(template.output)})
+    engage = Engage(tmp_path, {"streams": STREAMS})
     shutil.copy(template.ledger, engage.ledger)
     return engage
 

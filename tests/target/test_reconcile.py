@@ -190,6 +190,7 @@ def test_each_reason_is_told(agreeing: Engage) -> None:
         "UPDATE deliveries SET channel = 's3', acknowledged_at = now() - INTERVAL 1 HOUR",
         f"UPDATE subscriptions SET promo_code = '{'x' * 2000}' WHERE user_id = 'u5'",
         "UPDATE delivered SET subscription_status = 'Active', user_id = 'ghost' WHERE user_id = 'u40'",
+        "UPDATE destinations SET folder = NULL, application = 'a at https://conduit.redfast.com'",
     )
     settings = {"delivery": "ingest", "app_id": "a", "api_key": "k", "leave_out": {"subscription_id": ["RC000006"]}}
     found = answer(agreeing, **settings)

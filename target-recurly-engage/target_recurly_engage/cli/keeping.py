@@ -9,11 +9,11 @@ import click
 from piano_engage_common.stops import exits
 
 from target_recurly_engage import copies
-from target_recurly_engage.cli.asking import LOGGER, as_json, json_of
+from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledger
 from target_recurly_engage.destinations import known
 from target_recurly_engage.restore import restore
 from target_recurly_engage.shared.place import is_shared
-from target_recurly_engage.shared.snapshots import Snapshots, open_for_reading
+from target_recurly_engage.shared.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ def ledger_group() -> None:
 @click.pass_obj
 def show(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT001 - as click calls it
     """Show where the ledger is, how large, who has it, and what is in it."""
-    with exits(LOGGER), open_for_reading(config, LOGGER) as ledger:
+    with open_ledger(config, as_it_is=True) as ledger:
         answer = _shown(config, ledger)
     click.echo(json_of(answer) if as_json else "\n".join(_words(answer)))
 

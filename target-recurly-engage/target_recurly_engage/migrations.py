@@ -154,7 +154,22 @@ MIGRATIONS: tuple[str, ...] = (
         told_at TIMESTAMP WITH TIME ZONE NOT NULL
     );
     """,
-    # 9: destinations, of which each has its own delivered traits; a file is written, not acknowledged
+    # 9: what each run measured, for the brake of later ones
+    """
+    CREATE TABLE measures (
+        run_id VARCHAR NOT NULL,
+        measured_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        judged_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        users BIGINT NOT NULL,
+        subscriptions BIGINT NOT NULL,
+        newest TIMESTAMP WITH TIME ZONE,
+        ahead BIGINT NOT NULL,
+        unknown_words BIGINT NOT NULL,
+        filled JSON NOT NULL,
+        rules JSON NOT NULL
+    );
+    """,
+    # 10: destinations, of which each has its own delivered traits; a file is written, not acknowledged
     """
     CREATE TABLE destinations (
         destination INTEGER NOT NULL,

@@ -320,7 +320,7 @@ def test_an_older_ledger_is_divided_by_its_deliveries(
     deliver(engage, records[:1], **settings | {"delivery": "s3", "brake_min_rows_fraction": 0, "accept": None})
     with duckdb.connect(str(engage.ledger)) as ledger:  # as an older program did it: one table for both
         ledger.execute("INSERT INTO delivered BY NAME FROM delivered_1 ANTI JOIN delivered USING (user_id)")
-    age(engage.ledger, 8)
+    age(engage.ledger, 9)
     deliver(engage, records, **settings | {"delivery": "s3"})
     assert bucket.users()[1:] == [sorted(set(everybody(records)) - {"u1"})]
     deliver(engage, records)

@@ -86,7 +86,7 @@ def test_a_migration_that_fails_leaves_the_old_ledger(tmp_path: Path, monkeypatc
     assert content(path) == before
 
 
-WRITTEN = 9
+WRITTEN = 10
 """The version from which on a file is written, and not acknowledged."""
 
 

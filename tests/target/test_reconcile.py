@@ -253,7 +253,7 @@ def test_what_began_after_the_log_is_marked(agreeing: Engage) -> None:
 def test_lists_are_cut_for_people_and_whole_for_programs(agreeing: Engage) -> None:
     spoil(agreeing, "DELETE FROM delivered WHERE user_id <> 'u1'")
     words = ask(agreeing, "--limit", "3").stdout
-    assert "never acknowledged by Engage: 39\n  u10, planned\n  u11, planned\n  u12, planned\n  … and 36 more" in words
+    assert "never delivered: 39\n  u10, planned\n  u11, planned\n  u12, planned\n  … and 36 more" in words
     assert len(named(answer(agreeing), "not_acknowledged")) == 39
 
 

@@ -335,7 +335,7 @@ HOURS_AGO = "2020-01-01T00:00:00+00:00"
         ({"exit_code": 143}, 1, "the last run ended with 143"),
         ({"ledger": {"newest_change": HOURS_AGO}}, 2, "the newest change that Piano told of is"),
         ({"finished_at": HOURS_AGO}, 2, "no run has ended for"),
-        ({"ledger": {"open_deliveries": 2}}, 1, "2 deliveries are not acknowledged"),
+        ({"ledger": {"open_deliveries": 2}}, 1, "2 deliveries are not finished"),
     ],
 )
 def test_health_says_what_is_wrong_and_ends_with_the_code_of_a_monitor(

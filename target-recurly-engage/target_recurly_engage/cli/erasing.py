@@ -85,7 +85,7 @@ def _words(receipt: dict[str, Any], files: list[Path], runs: Path) -> Iterator[s
     if receipt["cleared"]:
         yield f"{len(receipt['cleared'])} trait(s) cleared at Engage: {receipt.get('answer')}"
     else:
-        yield "Engage was told nothing of him"
+        yield "nothing was ever delivered of this user"
     for place in receipt.get("waiting_for", []):
         yield f"still to be cleared at {place}: by the next run that delivers there"
     rows = ", ".join(f"{table} {count}" for table, count in receipt["rows"].items())

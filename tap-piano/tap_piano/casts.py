@@ -137,23 +137,29 @@ def cast(column: Column, zone: str, *, cell: str | None = None) -> str:
     return _CASTS[column.kind](cell, zone)
 
 
-def failure(column: Column, zone: str, *, cell: str | None = None) -> str | None:
-    """Make the SQL condition that a cell of *column* holds something that cannot be cast; None if all can."""
-    cell = cell or name(column.name)
+def can_fail(column: Column) -> bool:
+    """Return whether a cell of *column* may hold what cannot be cast."""
+    return column.name in REQUIRED or column.kind is not Kind.TEXT
+
+
+def failure(column: Column, *, cell: str, value: str | None = None) -> str:
+    """Build the SQL condition that a cell of *column*, which can fail, holds something that cannot be cast.
+
+    Args:
+        column: the column.
+        cell: SQL of the text.
+        value: SQL of what was made of it; the quoted name of the column when None.
+    """
+    value = value or name(column.name)
     if column.name in REQUIRED:
-        return f"({id_value(cell)} IS NULL)"
-    if column.kind is Kind.TEXT:
-        return None
-    return f"({cell} IS NOT NULL AND {cast(column, zone, cell=cell)} IS NULL AND trim({cell}) <> '')"
+        return f"({value} IS NULL)"
+    return f"({value} IS NULL AND {cell} IS NOT NULL AND trim({cell}) <> '')"
 
 
-def lacks_offset(column: Column) -> str:
-    """Build the SQL condition that a cell of *column* is a stamp without an offset; for kinds without stamps, false.
+def lacks_offset(cell: str) -> str:
+    """Build the SQL condition that *cell*, SQL of a text, is a stamp without an offset.
 
     Most stamps have a sign as the fifth last character, so most are not looked at any further.
     """
-    if column.kind is not Kind.TIMESTAMP:
-        return "false"
-    cell = name(column.name)
     forms = text("|".join(f"({form})" for form, _ in _WITHOUT_OFFSET))
     return f"({cell} IS NOT NULL AND {cell}[-5] NOT IN ('+', '-') AND regexp_full_match(trim({cell}), {forms}))"

@@ -173,7 +173,10 @@ class Run:
             self._tell(delivered)
         elif delivered:
             self.summary.files.append(delivered)
-        if not isinstance(delivered, Requests) or not delivered.waiting + delivered.held:
+            if delivered.held:
+                self.summary.requests = Requests(location=delivered.location, users=0, held=delivered.held)
+        requests = self.summary.requests
+        if not requests or not requests.waiting + requests.held:
             self._ledger.close_accepted()
         self._write_offers()
 

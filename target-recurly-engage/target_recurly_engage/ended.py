@@ -28,12 +28,8 @@ REMEMBERED: Final = 7
 
 _ADVICE: Final = "Look into the tap's log, and run it again."
 _NOTHING: Final = (
-    "No message came from the tap: it did not start, was refused, or ended before its first stream. Nothing was "
-    f"planned or sent. {_ADVICE}"
-)
-_NO_STREAM: Final = (
-    "The tap sent nothing of a stream that the setting `streams` knows. Nothing was planned or sent. Look into the "
-    "tap's log and its selection, and run it again."
+    "Nothing came from the tap: it did not start, was refused, or ended before its first stream. Nothing was planned "
+    f"or sent. {_ADVICE}"
 )
 
 
@@ -41,14 +37,12 @@ class Ends:
     """Follows the messages of a run.
 
     Attributes:
-        came: any message came.
         marked: streams whose bookmark in the last STATE has :data:`ENDED`.
         mentioned: streams of which the last STATE has a bookmark.
     """
 
     def __init__(self) -> None:
         """Begin before the first message."""
-        self.came = False
         self.marked: set[str] = set()
         self.mentioned: set[str] = set()
         self._open: set[str] = set()
@@ -56,7 +50,6 @@ class Ends:
 
     def begun(self, stream: str) -> None:
         """Record that a SCHEMA, or rows, of a stream came."""
-        self.came = True
         self._open.add(stream)
 
     def version(self, stream: str) -> None:
@@ -65,7 +58,6 @@ class Ends:
 
     def state(self, value: object) -> None:
         """Record a STATE."""
-        self.came = True
         content = value if isinstance(value, dict) else {}
         found = content.get("bookmarks")
         bookmarks = found if isinstance(found, dict) else {}
@@ -101,7 +93,7 @@ class Ends:
             before: as in :meth:`well`.
         """
         if not streams:
-            yield _NO_STREAM if self.came else _NOTHING
+            yield _NOTHING
             return
         broken = [one for one in streams if not self.well(one, before)]
         if broken:

@@ -245,7 +245,7 @@ class TargetRecurlyEngage(Target):
         """Deliver, and only then let STATE out."""
         if self._left_alone:
             self.logger.warning("left alone, for no role is set for them: %s", ", ".join(sorted(self._left_alone)))
-        if self._run is None and self.config["dry_run"]:
+        if self._run is None and (self._left_alone or self.config["dry_run"]):
             self.logger.warning("no stream that the setting `streams` knows came; nothing to do")
             super().process_endofpipe()
             return

@@ -76,8 +76,8 @@ def all_say_well(engage: Engage) -> None:
 
 TAPS = {
     "dies in the middle": ("import os, sys; sys.stdout.write({lines!r}); sys.stdout.flush(); os._exit(1)", "broke off"),
-    "is refused": ("import sys; sys.exit('a token is refused')", "No message came"),
-    "is never there": (None, "No message came"),
+    "is refused": ("import sys; sys.exit('a token is refused')", "Nothing came from the tap"),
+    "is never there": (None, "Nothing came from the tap"),
 }
 
 
@@ -176,11 +176,16 @@ def test_a_stream_that_an_earlier_run_brought_and_that_never_began_is_named(enga
     assert engage.summaries[-1]["status"] == "finished"
 
 
-def test_a_tap_of_streams_without_a_role_leaves_an_incomplete_run(engage: Engage) -> None:
+def test_streams_without_a_role_are_no_run(engage: Engage) -> None:
     schema = engage.schema(("id",), "invoices")
     done = run(engage, schema, {"type": "RECORD", "stream": "invoices", "record": {"id": "1"}}, state(invoices={}))
     assert len(done.states) == 1
-    all_say_incomplete(engage, "the setting `streams`")
+    assert not engage.ledger.exists()
+
+
+def test_a_state_alone_is_no_stream(engage: Engage) -> None:
+    assert len(run(engage, state(**{STREAM: {}})).states) == 1
+    all_say_incomplete(engage, "Nothing came from the tap")
 
 
 def test_the_tap_that_fails_on_the_day_after_an_outage_is_no_reason_to_restore_a_ledger(engage: Engage) -> None:

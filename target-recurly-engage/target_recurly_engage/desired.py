@@ -14,6 +14,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.computed import computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
+from target_recurly_engage.intake import INVALID
 from target_recurly_engage.predicates import may, member, predicate, told
 from target_recurly_engage.traits import Kind, blank_is_null
 
@@ -201,6 +202,8 @@ def _fingerprint(source: Source, wording: Wording) -> str:
 def hash_of(source: Source, wording: Wording) -> str:
     """Make the SQL of a number made of what the traits of a source are made of."""
     cells = []
+    if source.table == "subscriptions":
+        cells.append(f"{source.table}.{INVALID}")
     for trait in source.traits:
         column = source.column(trait)
         if not trait.drifts:

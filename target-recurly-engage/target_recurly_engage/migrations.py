@@ -154,6 +154,10 @@ MIGRATIONS: tuple[str, ...] = (
         told_at TIMESTAMP WITH TIME ZONE NOT NULL
     );
     """,
+    # 9: properties of a subscription of which what came is no value
+    """
+    ALTER TABLE subscriptions ADD COLUMN invalid_properties VARCHAR;
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 

@@ -9,10 +9,11 @@ from piano_engage_common.duck import name
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
+from target_recurly_engage.values import name_of
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from piano_engage_common.progress import Progress
 
@@ -86,8 +87,38 @@ class Sources:
         beside = [*self._catalogue.values(), *([self._api] if self._api else [])]
         self._complete = {intake: intake.finish() for intake in (*intakes, *beside)}
         self._summary.rows = sum(intake.rows for intake in intakes)
-        self._summary.rejected = sum(intake.blank for intake in intakes)
+        self._summary.rejected = sum(intake.rejected for intake in intakes)
         self._summary.erased = sum(intake.erased for intake in (*intakes, *beside))
+        for label, intake in self._labelled():
+            self._tell_unusable(label, intake)
+
+    def _labelled(self) -> Iterator[tuple[str, Intake]]:
+        """Yield what came under the names for messages."""
+        if self._subscriptions:
+            yield "subscriptions", self._subscriptions
+        yield from self._users.items()
+        yield from self._catalogue.items()
+        if self._api:
+            yield "subscriptions of the API", self._api
+
+    def _tell_unusable(self, label: str, intake: Intake) -> None:
+        """Count in the summary what could not be used of a source, warn of it, and have the brake look at the share."""
+        if intake.rejected:
+            self._summary.rejected_rows[label] = intake.rejected
+            ids = f" ({', '.join(intake.rejected_ids)}{' …' * (intake.rejected > len(intake.rejected_ids))})"
+            self._logger.warning(
+                "%s: %d of %d row(s) cannot be used and are left out%s: no usable %s, or a value that is none of its "
+                "type. What came does not count as complete, so nothing of it is taken as vanished",
+                label, intake.rejected, intake.rows, ids * bool(intake.rejected_ids), " or ".join(intake.key),
+            )  # fmt: skip
+        for column, count in sorted(intake.invalid.items()):
+            self._summary.invalid_values.setdefault(label, {})[column] = count
+            self._logger.warning(
+                "%s: %d value(s) of %s are no %s and count as absent",
+                label, count, column, name_of(intake.types[column]),
+            )  # fmt: skip
+        if not intake.whole_rows:
+            self._brake.check_usable(label, intake.rows, intake.rejected, intake.invalid)
 
     # Merging
 
@@ -133,10 +164,6 @@ class Sources:
     def _merge_catalogue(self, intake: CatalogueIntake) -> None:
         """Publishers take promotions away, and few make a large share; only that none is left is not believed."""
         complete = self._complete[intake]
-        if intake.blank:
-            self._logger.warning(
-                "%s: %d row(s) have no %s and are left out", intake.kept.role, intake.blank, intake.kept.key
-            )
         done = merge_catalogue(self._ledger, intake.kept, intake.table, complete=complete)
         self._summary.catalogue[intake.kept.role] = done
         self._brake.check_rows(intake.kept.role, done, complete=complete and not done.came)

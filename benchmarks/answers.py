@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import duckdb
+from piano_engage_common.duck import file_target
 
 BIN = Path(sys.executable).parent
 PEAK = Path(__file__).with_name("peak.py")
@@ -86,7 +87,7 @@ def side_of_api(folder: Path) -> Path:
             "WHERE hash(subscription_id) % 1000 <> 0"
         )
         lines = f"SELECT 'RECORD' AS type, 'subscriptions' AS stream, struct_pack({record}) AS record FROM ({rows})"
-        connection.execute(f"COPY ({lines}) TO '{path}' (FORMAT json)")
+        connection.execute(f"COPY ({lines}) TO {file_target(path)} (FORMAT json)")
     announced = json.dumps({"type": "SCHEMA", "stream": "subscriptions", "key_properties": [], "schema": schema})
     path.with_suffix(".all").write_bytes(announced.encode() + b"\n" + path.read_bytes())
     path.with_suffix(".all").rename(path)

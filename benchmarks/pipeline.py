@@ -87,8 +87,10 @@ def cpu_seconds() -> float:
 def duckdb_bound(source: Path, target: Path) -> list[str]:
     """The command of the bound: DuckDB reads the CSV as text and writes it again."""
     code = (
-        "import duckdb, sys; c = duckdb.connect(config={'threads': 2, 'memory_limit': '512MB'}); "
-        "c.execute(f\"COPY (FROM read_csv('{sys.argv[1]}', all_varchar = true)) TO '{sys.argv[2]}'\")"
+        "import duckdb, pathlib, sys; from piano_engage_common.duck import file_source, file_target; "
+        "source, target = map(pathlib.Path, sys.argv[1:]); "
+        "c = duckdb.connect(config={'threads': 2, 'memory_limit': '512MB'}); "
+        'c.execute(f"COPY (FROM read_csv({file_source(source)}, all_varchar = true)) TO {file_target(target)}")'
     )
     return [sys.executable, "-c", code, str(source), str(target)]
 

@@ -1,4 +1,4 @@
-"""A DuckDB connection with bounded memory, and SQL text made safely from names."""
+"""A DuckDB connection with bounded memory, and SQL text made safely from names and file paths."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from piano_engage_common.stops import InputRefused
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_MEMORY_LIMIT = "320MB"
 """DuckDB's own limit. With it a whole process stays below 600 MB; what does not fit is spilled to disk."""
+
+_WILDCARDS = frozenset("*?[")
 
 MAX_THREADS = 4
 """More threads need more memory each and bring little: reading is bound by the disk soon."""
@@ -60,3 +64,26 @@ def name(identifier: str) -> str:
 def text(value: str) -> str:
     """Quote *value* as an SQL string, for the places where DuckDB takes no parameter."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def file_source(path: Path) -> str:
+    """Return the first arguments of ``read_csv``, ``read_parquet`` and ``read_json`` that read exactly the file *path*.
+
+    DuckDB takes the name of a file to read for a pattern, and a folder ``user_id=7`` for a column. No other code may
+    name a file to a reader.
+
+    Raises:
+        InputRefused: the path holds a wildcard and a backslash, which DuckDB cannot take as they are.
+    """
+    place = str(path.absolute())
+    wild = not _WILDCARDS.isdisjoint(place)
+    if wild and "\\" in place:
+        msg = f"{place}: a path with a backslash and one of * ? [ in it cannot be read. Rename the file or folder."
+        raise InputRefused(msg)
+    pattern = "".join(f"[{character}]" if character in _WILDCARDS else character for character in place)
+    return f"{text(pattern)}, hive_partitioning = false"
+
+
+def file_target(path: Path) -> str:
+    """Return the file *path* for ``COPY … TO`` and ``ATTACH``, which take it as it is; no other code may."""
+    return text(str(path.absolute()))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.progress import Progress
 from piano_engage_common.stops import RunStopped
@@ -18,6 +18,10 @@ from typing_extensions import override
 
 if TYPE_CHECKING:
     from tap_piano.tap import TapPiano
+
+
+ENDED: Final = "ended"
+"""In a stream's bookmark: the moment, as ISO 8601 in UTC, at which the stream ended well; absent until then."""
 
 
 class PianoStream(Stream):
@@ -70,15 +74,22 @@ class PianoStream(Stream):
         """The SDK would send it before the rows; ours follows the last one, see :meth:`_close_snapshot`."""
         return False
 
+    @property
+    def _ended_well(self) -> bool:
+        """Whether nothing that was there to be read was left out, after all rows were sent."""
+        return True
+
     def _open_snapshot(self) -> None:
         """Give what is sent a version: it is complete, so that what is absent has vanished from Piano."""
         self._snapshot = self._stream_version = self._initialized_at
 
     def _close_snapshot(self) -> None:
-        """Say that all rows were sent."""
+        """Write the last STATE, once all rows were sent."""
         if self._snapshot is not None:
             self._write_activate_version_message(self._snapshot)
         self._complete = True
+        if self._ended_well:
+            self.stream_state[ENDED] = datetime.now(tz=UTC).isoformat(timespec="seconds")
         self.state_manager.is_flushed = False
         self._write_state_message()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from piano_engage_common.duck import name, session, text
+from piano_engage_common.duck import file_source, file_target, name, session, text
 
 from tap_piano.columns import REPLICATION_KEY
 
@@ -84,7 +84,8 @@ class OrderedRows:
         self._path = ready or folder / "rows.parquet"
         if ready is None:
             connection.execute(
-                f"COPY ({relation.sql_query()}) TO {text(str(self._path))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
+                f"COPY ({relation.sql_query()}) TO {file_target(self._path)} "
+                f"(FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
             )
         ((self.rows,),) = connection.sql(f"SELECT count(*) FROM {self._source()}").fetchall()
 
@@ -138,7 +139,7 @@ class OrderedRows:
             path = self._folder / f"subscription_log-{number:05}{suffix}"
             with session(self._connection.cursor()) as cursor:
                 cursor.execute(
-                    f"COPY (SELECT {columns} FROM {self._source()} {within}) TO {text(str(path))} ({options})"
+                    f"COPY (SELECT {columns} FROM {self._source()} {within}) TO {file_target(path)} ({options})"
                 )
                 return Slice(path, last - first, self._bookmark(cursor, within))
 
@@ -160,7 +161,7 @@ class OrderedRows:
         return None if bookmark is None else str(bookmark)
 
     def _source(self) -> str:
-        return f"read_parquet({text(str(self._path))}, file_row_number = true)"
+        return f"read_parquet({file_source(self._path)}, file_row_number = true)"
 
 
 def in_bookmark_order(relation: duckdb.DuckDBPyRelation, *, since: str | None) -> duckdb.DuckDBPyRelation:

@@ -75,7 +75,7 @@ class Export:
 
     @property
     def path(self) -> Path:
-        """Where the CSV lies; a member of a ZIP must have been unpacked."""
+        """Where the CSV is; what a database shall read must have been unpacked."""
         return self.unpacked or self.source
 
     @property
@@ -96,14 +96,15 @@ class Export:
             return file.read(MAX_HEADER_BYTES)
 
     def unpack(self, folder: Path) -> Export:
-        """Give the export with its CSV on disk: a member of a ZIP is unpacked into *folder*.
+        """Return the export with its CSV in *folder*: unpacked from a ZIP, or linked under a name without wildcards.
 
         Raises:
             InputRefused: the ZIP is broken, or far larger inside than any export.
         """
-        if self.member is None:
-            return self
         target = folder / f"{len(list(folder.iterdir()))}.csv"
+        if self.member is None:
+            target.symlink_to(self.source.absolute())
+            return replace(self, unpacked=target)
         with _zip_errors(self.source), zipfile.ZipFile(self.source) as archive:
             member = archive.getinfo(self.member)
             if member.file_size > max(MAX_ZIP_RATIO * member.compress_size, HARMLESS_BYTES):
@@ -162,11 +163,18 @@ def find(export_path: str) -> list[Path]:
             msg = f"export_path: the folder {export_path} holds no .csv and no .zip file. Put the export there."
             raise NoInput(msg)
         return found
-    found = sorted(Path(p) for p in glob.glob(str(expanded), recursive=True) if Path(p).is_file())  # noqa: PTH207 - may be absolute
+    found = sorted(path for path in _matches(expanded) if path.is_file())
     if not found:
         msg = f"export_path: there is no file at {export_path}. Check the path; a glob needs quotes in a shell."
         raise NoInput(msg)
     return found
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """Yield what a glob finds; the folders at its beginning that exist by these names are no part of the pattern."""
+    fixed = next(parent for parent in pattern.parents if parent.exists())
+    rest = str(pattern.relative_to(fixed))
+    yield from (fixed / found for found in glob.glob(rest, root_dir=fixed, recursive=True))  # noqa: PTH207 - as documented
 
 
 def open_exports(paths: Iterable[Path], *, label: str = "") -> Iterator[Export]:

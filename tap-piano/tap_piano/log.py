@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import duckdb
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_source, file_target, name, text
 from piano_engage_common.stops import InputRefused, storage_errors
 
 from tap_piano.casts import SQL_TYPES, cast, failure
@@ -213,7 +213,7 @@ class SubscriptionLog:
         ]
         cells = ", ".join(f"{text(column)}: 'VARCHAR'" for column in header.names)
         reader = (
-            f"read_csv({text(str(export.path))}, columns = {{{cells}}}, "
+            f"read_csv({file_source(export.path)}, columns = {{{cells}}}, compression = 'none', "
             "auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
             f"null_padding = false, parallel = {str(parallel).lower()}, store_rejects = true, "
             f"rejects_table = 'malformed_{number}', rejects_scan = 'scans_{number}', "
@@ -223,14 +223,14 @@ class SubscriptionLog:
         try:
             self._connection.execute(
                 f"COPY (SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed "
-                f"FROM {reader}) TO {text(str(parquet))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
+                f"FROM {reader}) TO {file_target(parquet)} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
             )
         except duckdb.InvalidInputException as e:
             raise _unparsable(export, e) from e
         return _Stage(export, header, parquet, structural_rejects(self._connection, number, export))
 
     def _records(self, stage: _Stage) -> int:
-        rows = self._connection.sql(f"SELECT count(*) FROM read_parquet({text(str(stage.parquet))})").fetchall()
+        rows = self._connection.sql(f"SELECT count(*) FROM read_parquet({file_source(stage.parquet)})").fetchall()
         return int(rows[0][0]) + len(stage.malformed)
 
     def _check_last_row(self, export: Export, shape: Shape, stage: _Stage) -> None:
@@ -241,7 +241,7 @@ class SubscriptionLog:
     def _make_view(self, stages: list[_Stage]) -> None:
         parts = [
             f"SELECT {number} AS file, file_row_number AS row, * EXCLUDE (file_row_number) "
-            f"FROM read_parquet({text(str(stage.parquet))}, file_row_number = true)"
+            f"FROM read_parquet({file_source(stage.parquet)}, file_row_number = true)"
             for number, stage in enumerate(stages)
         ]
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW staged AS {' UNION ALL BY NAME '.join(parts)}")

@@ -19,6 +19,7 @@ from singer_sdk import Tap
 from typing_extensions import override
 
 from tap_piano.api_stream import Listings
+from tap_piano.base import ENDED
 from tap_piano.diagnosis import diagnose, skew_words
 from tap_piano.files import find, open_exports, read_header
 from tap_piano.log_stream import SubscriptionLogStream
@@ -111,6 +112,7 @@ class TapPiano(Tap):
         """As the SDK's, before the first STATE; that one must not claim more than what this run builds on."""
         super()._reset_state_progress_markers()
         for name, bookmark in self.state.get("bookmarks", {}).items():
+            bookmark.pop(ENDED, None)
             if isinstance(stream := self.streams.get(name), SubscriptionLogStream):
                 stream.stand_on(bookmark)
 

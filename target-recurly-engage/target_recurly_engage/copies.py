@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_target, name, text
 from piano_engage_common.stops import ConfigRefused, NoInput, StorageFailed, storage_errors
 
 from target_recurly_engage.ledger import MOVED_WORDS
@@ -61,7 +61,7 @@ def write_copy(ledger: Ledger, path: Path) -> dict[str, int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             ((current,),) = execute("SELECT current_database()").fetchall()
-            execute(f"ATTACH {text(str(part))} AS {_COPY}")
+            execute(f"ATTACH {file_target(part)} AS {_COPY}")
             try:
                 execute(f"COPY FROM DATABASE {name(current)} TO {_COPY}")
                 counts = counts_of(ledger.connection)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import duckdb
 from piano_engage_common.dates import in_bounds
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_source, name, text
 from piano_engage_common.ids import id_value
 from piano_engage_common.stops import InputRefused, storage_errors
 
@@ -230,7 +230,7 @@ class Intake:
 
     def _batch(self, encoding: str, path: Path) -> str:
         if encoding == "parquet":
-            return f"read_parquet({text(str(path))})"
+            return f"read_parquet({file_source(path)})"
         if encoding == "jsonl":
             columns = ", ".join(f"{name(column)}: 'VARCHAR'" for column in sorted(self.columns))
             return json_lines(path, f"{{{columns}}}")

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import duckdb
-from piano_engage_common.duck import connect, name, text
+from piano_engage_common.duck import connect, file_target, name
 from piano_engage_common.stops import StorageFailed, storage_errors
 
 from target_recurly_engage.migrations import MIGRATIONS, VERSION
@@ -240,7 +240,7 @@ class Ledger:
                 left.unlink(missing_ok=True)
             execute("CHECKPOINT")
             ((current,),) = execute("SELECT current_database()").fetchall()
-            execute(f"ATTACH {text(str(fresh))} AS {fresh_name}")
+            execute(f"ATTACH {file_target(fresh)} AS {fresh_name}")
             execute(f"COPY FROM DATABASE {name(current)} TO {fresh_name}")
             for statement, parameters in changes:
                 execute(statement, parameters)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlparse
 
-from piano_engage_common.duck import text
+from piano_engage_common.duck import file_source, text
 from piano_engage_common.stops import InputRefused
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _GZIP: Final = b"\x1f\x8b"
 def json_lines(path: Path, columns: str) -> str:
     """Make the SQL that reads JSON lines; all as text, for a number that is none shall be named, not guessed at."""
     return (
-        f"read_json({text(str(path))}, format = 'newline_delimited', columns = {columns}, "
+        f"read_json({file_source(path)}, format = 'newline_delimited', columns = {columns}, "
         f"compression = {text(_compression(path))}, maximum_object_size = {MAX_RECORD_BYTES})"
     )
 
@@ -33,7 +33,7 @@ def json_lines(path: Path, columns: str) -> str:
 def whole_lines(path: Path) -> str:
     """Make the SQL that reads JSON lines as they stand, each in a column ``line``."""
     return (
-        f"(SELECT json AS line FROM read_json_objects({text(str(path))}, format = 'newline_delimited', "
+        f"(SELECT json AS line FROM read_json_objects({file_source(path)}, format = 'newline_delimited', "
         f"compression = {text(_compression(path))}, maximum_object_size = {MAX_RECORD_BYTES}))"
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_target, name, text
 from piano_engage_common.stops import storage_errors
 
 from target_recurly_engage.problems import suggestion
@@ -199,7 +199,7 @@ def write_offers(ledger: Ledger, contract: Contract, folder: Path, now: str) -> 
     with storage_errors(f"writing {path}"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            ledger.connection.execute(f"COPY ({offers_sql(contract, now)}) TO {text(str(part))} ({_CSV})")
+            ledger.connection.execute(f"COPY ({offers_sql(contract, now)}) TO {file_target(part)} ({_CSV})")
             content = part.read_bytes()
             changed = not path.is_file() or path.read_bytes() != content
             if changed:

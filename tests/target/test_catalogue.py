@@ -130,7 +130,9 @@ def test_rows_that_cannot_be_used_are_told(engage: Engage) -> None:
     lacking = engage.run(stream("promotions", lacking="promotion_id"))
     assert lacking.code == 65
     assert "stream 'promotions': its schema has no promotion_id. Is its role really promotions?" in lacking.errors
-    odd = engage.run([*stream("promotions", shop.promotion("PR1", uses="many"), shop.promotion("PR2")), *stream("terms")])
+    odd = engage.run(
+        [*stream("promotions", shop.promotion("PR1", uses="many"), shop.promotion("PR2")), *stream("terms")]
+    )
     assert odd.code == 0
     assert any("promotions: 1 of 2 row(s) cannot be used and are left out (PR1)" in line for line in odd.warnings)
     assert engage.summaries[-1]["rejected_rows"] == {"promotions": 1}

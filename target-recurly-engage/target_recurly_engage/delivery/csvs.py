@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_target, name, text
 from piano_engage_common.stops import StorageFailed, storage_errors
 
 from target_recurly_engage.delivery.overlap import note_told
@@ -160,7 +160,7 @@ class CsvDelivery(ABC):
             connection.execute("SET preserve_insertion_order = false")  # else a million readers do not fit in memory
             try:
                 with self._progress.watch("writing traits", connection, size=f"{users:,} users"):
-                    connection.execute(f"COPY (SELECT {self._cells()} FROM plan) TO {text(str(part))} ({_CSV})")
+                    connection.execute(f"COPY (SELECT {self._cells()} FROM plan) TO {file_target(part)} ({_CSV})")
             finally:
                 connection.execute("RESET preserve_insertion_order")
             with part.open("rb") as file:

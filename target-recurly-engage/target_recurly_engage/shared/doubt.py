@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import file_source, file_target, name, text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ Sending = dict[str, Any]
 
 def write_plan(ledger: Ledger, path: Path) -> int:
     """Write the table ``plan`` into a Parquet file, and answer how many readers it has."""
-    ledger.connection.execute(f"COPY (FROM plan) TO {text(str(path))} (FORMAT parquet)")
+    ledger.connection.execute(f"COPY (FROM plan) TO {file_target(path)} (FORMAT parquet)")
     return ledger.count("SELECT count(*) FROM plan")
 
 
@@ -42,7 +42,7 @@ def take_as_unknown(ledger: Ledger, sending: Sending, path: Path) -> int:
     """
     execute, now = ledger.connection.execute, datetime.now(tz=UTC)
     with ledger.transaction():
-        execute(f"CREATE OR REPLACE TEMP TABLE doubtful AS FROM read_parquet({text(str(path))})")
+        execute(f"CREATE OR REPLACE TEMP TABLE doubtful AS FROM read_parquet({file_source(path)})")
         columns = [column for column in ledger.columns("doubtful") if column not in _OURS]
         for column in columns:
             execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {name(column)} VARCHAR")

@@ -19,6 +19,7 @@ from piano_engage_common.stops import InputRefused, storage_errors
 
 from target_recurly_engage.erased import any_erased, is_erased
 from target_recurly_engage.lines import json_lines, local_path, rewrite_lines, unreadable, whole_lines
+from target_recurly_engage.messages import NO_NUMBER
 from target_recurly_engage.values import DATE, is_blank, is_nested, strict, tolerant
 
 if TYPE_CHECKING:
@@ -134,6 +135,18 @@ class Intake:
         source = f"(SELECT unnest(record) FROM {json_lines(self._lines, columns)})"
         self._load(source, "RECORD messages", mend=lambda: self._mend(self._lines, "RECORD messages", "record"))
         self._lines.unlink()
+
+    def take_odd(self, record: Mapping[str, Any]) -> None:
+        """Take a record with numbers that are none, which are :data:`NO_NUMBER`; a whole row is rejected for one."""
+        odd = [column for column in sorted(self.columns) if record.get(column) is NO_NUMBER]
+        if self.whole_rows and odd:
+            self.reject_record(record.get(self.key[0]))
+            return
+        self.invalid.update(one for one in odd if one not in self.key)
+        kept = {column: None if column in odd else value for column, value in record.items()}
+        self.take_line(
+            json.dumps({"record": kept}, default=lambda one: None if one is NO_NUMBER else str(one)).encode()
+        )
 
     def reject_record(self, record_id: object = None) -> None:
         """Count a record that cannot be used, and that never came into the table."""
@@ -443,7 +456,8 @@ class Intake:
         if wanted != "VARCHAR":
             return (strict if strictly else tolerant)(value, kind, wanted)
         kept = f"nullif({value}::VARCHAR, '')"  # as it came: what is odd in it is seen to when it is written
-        return f"CASE WHEN {is_nested(value)} THEN error('nested') ELSE {kept} END" if self.whole_rows else kept
+        checked = strictly and self.whole_rows
+        return f"CASE WHEN {is_nested(value)} THEN error('nested') ELSE {kept} END" if checked else kept
 
 
 class _Snapshot:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MAX_RECORD_BYTES: Final = 16 << 20
+MAX_DEPTH: Final = 100
 _GZIP: Final = b"\x1f\x8b"
 
 
@@ -161,12 +162,18 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_odd(value: object) -> bool:
-    """Whether a value has text in it that is no Unicode."""
+    """Whether a value has text in it that is no Unicode, or is nested deeper than the database follows."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):
         return True
-    return False
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner for one in level if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+    return bool(level)
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -35,15 +34,8 @@ _RECORD_OF: Final = re.compile(rb'\{\s*"type"\s*:\s*"RECORD"\s*,\s*"stream"\s*:\
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(slots=True)
-class _Odd:
-    """What a line holds that JSON does not have."""
-
-    found: bool = False
-
-    def constant(self, _word: str) -> None:
-        """Read ``NaN`` and ``Infinity``, which Python writes although no JSON has them, as null."""
-        self.found = True
+NO_NUMBER: Final = object()
+"""Stands for ``NaN`` and ``Infinity``, which Python writes although JSON does not have them."""
 
 
 class MessageReader(SimpleSingerReader):
@@ -51,6 +43,7 @@ class MessageReader(SimpleSingerReader):
 
     Attributes:
         line: the message that was read last, as the line it came in.
+        odd: there is :data:`NO_NUMBER` in it.
         skip: asked about a RECORD that cannot be read, by its stream; True skips it.
     """
 
@@ -58,6 +51,7 @@ class MessageReader(SimpleSingerReader):
         """Begin at the first line."""
         super().__init__()
         self.line = b""
+        self.odd = False
         self.skip: Callable[[str], bool] = lambda _stream: False
         self._number = 0
 
@@ -91,9 +85,9 @@ class MessageReader(SimpleSingerReader):
 
     def _message(self, line: bytes) -> dict[str, Any] | None:
         """Parse and check one message; None for one that is skipped."""
-        odd = _Odd()
+        self.odd = False
         try:
-            message = json.loads(line.decode(), parse_float=Decimal, parse_constant=odd.constant)
+            message = json.loads(line.decode(), parse_float=Decimal, parse_constant=self._constant)
         except UnicodeDecodeError as e:
             raise (
                 self._utf_16()
@@ -107,8 +101,12 @@ class MessageReader(SimpleSingerReader):
                 raise self._utf_16() from None
             raise self._unreadable(e, len(line)) from None
         self._check(message)
-        self.line = line if not odd.found else json.dumps(message, default=str).encode()
+        self.line = line
         return message  # type: ignore[no-any-return]
+
+    def _constant(self, _word: str) -> object:
+        self.odd = True
+        return NO_NUMBER
 
     def _is_skipped(self, line: bytes) -> bool:
         found = _RECORD_OF.match(line)
@@ -130,6 +128,10 @@ class MessageReader(SimpleSingerReader):
                 raise self._refused(f"a {kind} has no member {name!r}, or one of a wrong type", "Correct the tap.")
         if kind == "SCHEMA":
             self._check_schema(message["schema"], message.get("key_properties"))
+        if kind == "BATCH" and not all(
+            isinstance(one, str) for one in (message["encoding"].get("format"), *message["manifest"])
+        ):
+            raise self._refused("a BATCH names no format, or a file by no text", "Correct the tap.")
 
     def _check_schema(self, schema: Mapping[str, Any], keys: object) -> None:
         properties = schema.get("properties")

@@ -166,6 +166,10 @@ class TargetRecurlyEngage(Target):
             for one in self._taking(stream):
                 one.reject_record(message_dict)
             return
+        if self.message_reader.odd and isinstance(sink, TakenInSink):
+            sink.note_version(message_dict.get("version"))
+            sink.intake.take_odd(message_dict["record"])
+            return
         if isinstance(sink, TakenInSink) and self._is_plain(stream):
             sink.take_line(message_dict, self.message_reader.line)
             return

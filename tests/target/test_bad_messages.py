@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from tests.target import shop
-from tests.target.conftest import COMMAND, PATIENCE, STREAM
+from tests.target.conftest import COMMAND, STREAM
 from tests.target.test_catalogue import stream
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def test_latin_1_is_named_under_the_locale_of_plain_ascii(engage: Engage) -> Non
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [*COMMAND, "--config", str(config)],
-        input=case("13-traceback-other-tap-latin1"), capture_output=True, check=False, env=environment, timeout=PATIENCE,
+        input=case("13-traceback-other-tap-latin1"), capture_output=True, check=False, env=environment, timeout=120,
     )  # fmt: skip
     log = done.stderr.decode()
     assert (done.returncode, done.stdout, engage.files) == (65, b"", [])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from piano_engage_common.stops import InputRefused
+from piano_engage_common.engine import installed_complaint
+from piano_engage_common.stops import ConfigRefused, InputRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +33,11 @@ def connect(
         memory_limit: DuckDB's ``memory_limit``, such as ``"320MB"``.
 
     Raises:
+        ConfigRefused: the DuckDB that is installed must not be used.
         duckdb.IOException: the file is not a database, is locked by another process, or cannot be written.
     """
+    if complaint := installed_complaint():
+        raise ConfigRefused(complaint)
     connection = duckdb.connect(
         str(database) if database else ":memory:",
         config={

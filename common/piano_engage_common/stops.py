@@ -5,6 +5,7 @@ The tree of what a run stops for::
     RunStopped                 somebody has to read the message
     ├── InputRefused      65   what came in is not what it must be
     ├── NoInput           66   there is nothing to read at that place
+    ├── RowsLost          70   the database did not find rows that it holds
     ├── StorageFailed     74   a disk is full or cannot be written or read
     ├── Outage            75   a service does not answer as it should; run again later
     ├── AnswerRefused     76   a service answered what cannot be used; running again will not help
@@ -29,6 +30,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import duckdb
 
+from piano_engage_common.engine import installed_complaint
+
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
@@ -50,6 +53,12 @@ class NoInput(RunStopped):
     """There is nothing to read at the given place (``EX_NOINPUT``)."""
 
     exit_code = 66
+
+
+class RowsLost(RunStopped):
+    """The database did not find rows that it holds, so what was made of them is wrong (``EX_SOFTWARE``)."""
+
+    exit_code = 70
 
 
 class StorageFailed(RunStopped):
@@ -152,9 +161,12 @@ def storage_errors(doing: str) -> Iterator[None]:
 def exits(logger: logging.Logger) -> Iterator[None]:
     """Log the message of a :class:`RunStopped` as one error line and exit with its code.
 
-    When whoever reads standard output has gone, the process ends as one that ``SIGPIPE`` ends.
+    With a DuckDB that must not be used nothing is begun. When whoever reads standard output has gone, the process ends
+    as one that ``SIGPIPE`` ends.
     """
     try:
+        if complaint := installed_complaint():
+            raise ConfigRefused(complaint)
         with storage_errors("running"):
             yield
     except RunStopped as stop:

@@ -48,7 +48,7 @@ class Slice:
     Attributes:
         path: the file.
         rows: how many rows it holds.
-        bookmark: newest ``modify_time`` in it as ISO 8601 in UTC; None when no row has one.
+        bookmark: newest ``modify_time`` in it as ISO 8601 in UTC that is not in the future; None when no row has one.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class OrderedRows:
         folder: for the files; the caller removes what is left in it.
         ready: a Parquet file that holds just these rows, so that they need no copying.
         constants: further columns that have one value, to stand in front.
+        until: rows that changed later, by stamps in the future, have no part in the bookmark (ISO 8601).
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class OrderedRows:
         *,
         ready: Path | None = None,
         constants: Mapping[str, str] | None = None,
+        until: str | None = None,
     ) -> None:
         """Write the rows into one Parquet file, unless they are ready."""
         self._connection = connection
         self._folder = folder
         self._constants = constants or {}
+        self._until = until
         self._types = dict(zip(relation.columns, map(str, relation.types), strict=True))
         self._path = ready or folder / "rows.parquet"
         if ready is None:
@@ -156,7 +159,9 @@ class OrderedRows:
     def _bookmark(self, cursor: duckdb.DuckDBPyConnection, within: str) -> str | None:
         if REPLICATION_KEY not in self._types:
             return None
-        newest = iso_8601(f"max({name(REPLICATION_KEY)})")
+        key = name(REPLICATION_KEY)
+        believed = "" if self._until is None else f" FILTER ({key} <= {text(self._until)}::TIMESTAMPTZ)"
+        newest = iso_8601(f"max({key}){believed}")
         ((bookmark,),) = cursor.sql(f"SELECT {newest} FROM {self._source()} {within}").fetchall()
         return None if bookmark is None else str(bookmark)
 

@@ -1,4 +1,4 @@
-"""Export files on disk: finding them, unpacking them, and looking each over before a row of it is believed.
+"""Export files on disk: unpacking them, and looking each over before a row of it is believed.
 
 What is checked here is what makes a whole file useless: it is no CSV, it is cut off, it is still being written.
 Single bad rows are the business of :mod:`tap_piano.log`.
@@ -8,38 +8,29 @@ from __future__ import annotations
 
 import codecs
 import csv
-import glob
 import io
-import shutil
-import zipfile
-import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piano_engage_common.stops import InputRefused, NoInput
+from piano_engage_common.stops import InputRefused
 
+from tap_piano.archives import Packing, check_size, open_packed, unpack
 from tap_piano.columns import REQUIRED, Column, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from zipfile import ZipInfo
 
-SUFFIXES = (".csv", ".zip")
 MAX_HEADER_BYTES = 1 << 16
-MAX_ZIP_RATIO = 200
-"""A real export shrinks by a factor of 10 to 30; more than this is not an export but a trap."""
-
-HARMLESS_BYTES = 10_000_000
-"""A member of a ZIP up to this size may shrink as it likes."""
-
-_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xfe", "is UTF-16 and not UTF-8; save it again as UTF-8"),
     (b"\xfe\xff", "is UTF-16 and not UTF-8; save it again as UTF-8"),
     (b"%PDF", "is a PDF; export the log from Piano's Console as CSV"),
-    (b"\x1f\x8b", "is gzip; unpack it first"),
+    (b"\x1f\x8b", "is gzip within gzip or ZIP; unpack it once"),
+    (b"PK\x03\x04", "is a ZIP within gzip; unpack it once"),
+    (b"\x00\x05\x16\x07", "is a companion that macOS writes beside a file; name the export itself"),
     (b"\xd0\xcf\x11\xe0", "is an Excel workbook; save it as CSV"),
     (b"PAR1", "is Parquet; export the log from Piano's Console as CSV"),
     (b"<", "is a web page or XML; sign in to Piano's Console and download the export as CSV"),
@@ -51,31 +42,35 @@ _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One CSV of the subscription log, on its own or in a ZIP.
+    """One CSV of the subscription log, on its own or packed.
 
     Attributes:
         source: the file the user gave, whose state is watched while it is read.
         stamp: size in bytes, time of change and inode of *source* when it was found.
-        member: name inside the ZIP; None for a plain CSV.
-        unpacked: where a member of a ZIP was unpacked to.
+        packing: how it is packed.
+        member: the member of a ZIP; None for another file.
+        unpacked: where it was unpacked to, or linked.
         name: what to call *source* in messages instead of its path.
+        mark: tells members of one name apart in messages.
     """
 
     source: Path
     stamp: tuple[int, int, int]
-    member: str | None = None
+    packing: Packing = Packing.NONE
+    member: ZipInfo | None = None
     unpacked: Path | None = None
     name: str = ""
+    mark: str = ""
 
     @property
     def label(self) -> str:
         """What to call it in messages: the name the user knows it by."""
         name = self.name or str(self.source)
-        return f"{name}!{self.member}" if self.member else name
+        return f"{name}!{self.member.filename}{self.mark}" if self.member else name
 
     @property
     def path(self) -> Path:
-        """Where the CSV is; what a database shall read must have been unpacked."""
+        """Where the CSV lies; what a database shall read must have been unpacked."""
         return self.unpacked or self.source
 
     @property
@@ -87,34 +82,25 @@ class Export:
         """Read the first bytes, enough for the header row.
 
         Raises:
-            InputRefused: the ZIP is broken.
+            InputRefused: the archive is broken.
         """
-        if self.member is None:
-            with self.source.open("rb") as file:
-                return file.read(MAX_HEADER_BYTES)
-        with _zip_errors(self.source), zipfile.ZipFile(self.source) as archive, archive.open(self.member) as file:
+        with open_packed(self.source, self.packing, self.member, self.label) as file:
             return file.read(MAX_HEADER_BYTES)
 
     def unpack(self, folder: Path) -> Export:
-        """Return the export with its CSV in *folder*: unpacked from a ZIP, or linked under a name without wildcards.
+        """Return the export with its CSV in *folder*: unpacked, or linked under a name without wildcards.
 
         Raises:
-            InputRefused: the ZIP is broken, or far larger inside than any export.
+            InputRefused: the archive is broken, or far larger inside than any export.
         """
         target = folder / f"{len(list(folder.iterdir()))}.csv"
-        if self.member is None:
+        if self.packing is Packing.NONE:
             target.symlink_to(self.source.absolute())
             return replace(self, unpacked=target)
-        with _zip_errors(self.source), zipfile.ZipFile(self.source) as archive:
-            member = archive.getinfo(self.member)
-            if member.file_size > max(MAX_ZIP_RATIO * member.compress_size, HARMLESS_BYTES):
-                msg = (
-                    f"{self.label}: unpacks to {member.file_size:,} bytes from {member.compress_size:,}, which no "
-                    "export does. Unpack it by hand if you trust it."
-                )
-                raise InputRefused(msg)
-            with archive.open(member) as packed, target.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
+        packed_size = self.member.compress_size if self.member else self.source.stat().st_size
+        check_size(self.member.file_size if self.member else 0, packed_size, self.label)
+        with open_packed(self.source, self.packing, self.member, self.label) as file:
+            unpack(file, target, packed_size, self.label)
         return replace(self, unpacked=target)
 
     def check_unchanged(self) -> None:
@@ -123,7 +109,7 @@ class Export:
         Raises:
             InputRefused: it did, so somebody is still writing it.
         """
-        if not self.source.exists() or _stamp(self.source) != self.stamp:
+        if not self.source.exists() or stamp_of(self.source) != self.stamp:
             msg = f"{self.label}: changed while it was read. Wait until the export is complete, then run again."
             raise InputRefused(msg)
 
@@ -148,73 +134,10 @@ class Header:
         return name in self.names
 
 
-def find(export_path: str) -> list[Path]:
-    """List the export files at a path, a folder or a glob, in the order of their names.
-
-    Raises:
-        NoInput: nothing is there.
-    """
-    expanded = Path(export_path).expanduser()
-    if expanded.is_file():
-        return [expanded]
-    if expanded.is_dir():
-        found = sorted(p for p in expanded.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
-            msg = f"export_path: the folder {export_path} holds no .csv and no .zip file. Put the export there."
-            raise NoInput(msg)
-        return found
-    found = sorted(path for path in _matches(expanded) if path.is_file())
-    if not found:
-        msg = f"export_path: there is no file at {export_path}. Check the path; a glob needs quotes in a shell."
-        raise NoInput(msg)
-    return found
-
-
-def _matches(pattern: Path) -> Iterator[Path]:
-    """Yield what a glob finds; the folders at its beginning that exist by these names are no part of the pattern."""
-    fixed = next(parent for parent in pattern.parents if parent.exists())
-    rest = str(pattern.relative_to(fixed))
-    yield from (fixed / found for found in glob.glob(rest, root_dir=fixed, recursive=True))  # noqa: PTH207 - as documented
-
-
-def open_exports(paths: Iterable[Path], *, label: str = "") -> Iterator[Export]:
-    """Yield the CSVs among *paths* and inside the ZIPs among them.
-
-    Args:
-        paths: the files.
-        label: what to call them in messages instead of their paths.
-
-    Raises:
-        InputRefused: a ZIP is broken, or holds no CSV.
-    """
-    for path in paths:
-        stamp = _stamp(path)
-        with path.open("rb") as file:
-            packed = file.read(4) in _ZIP_SIGNATURES
-        if not packed:
-            yield Export(path, stamp, name=label)
-            continue
-        with _zip_errors(path), zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
-        if not members:
-            msg = f"{label or path}: is a ZIP without a CSV in it. Is it an Excel workbook? Then save it as CSV."
-            raise InputRefused(msg)
-        for member in members:
-            yield Export(path, stamp, member, name=label)
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return size, time of change and inode of a file."""
     state = path.stat()
     return state.st_size, state.st_mtime_ns, state.st_ino
-
-
-@contextmanager
-def _zip_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
-        msg = f"{path}: is a broken ZIP ({e}). Download the export again."
-        raise InputRefused(msg) from e
 
 
 def read_header(export: Export) -> Header:

@@ -15,6 +15,7 @@ import duckdb
 from piano_engage_common.duck import file_source, file_target, name, text
 from piano_engage_common.stops import InputRefused, storage_errors
 
+from tap_piano.ages import AGE_COLUMNS, age_of_files, undecided
 from tap_piano.casts import SQL_TYPES, cast, failure
 from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Kind
 from tap_piano.emit import ROW_GROUP, iso_8601
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 2_000_000
 BUFFER_BYTES = 16_000_000
 SHOWN_REJECTS = 5
-AGE_COLUMNS = ("modify_time", "last_billing_date", "auto_renew_disablement_date", "create_date")
-"""Stamps that are never in the future; the newest of them tells how old an export is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +262,16 @@ class SubscriptionLog:
         newest = [f"staged.{name(REPLICATION_KEY)} DESC NULLS LAST"] if REPLICATION_KEY in self._staged_names else []
         order = ", ".join([*newest, "age.rank DESC", "staged.file DESC", "row DESC"])
         content = ", ".join(name(column) for column in self._options.names)
-        self._connection.execute(self._age_of_files(stages))
+        columns = self._staged_names if len(stages) > 1 else ()
+        self._connection.execute(age_of_files(columns))
+        if subscriptions := undecided(self._connection, columns, self._options.names):
+            self._logger.warning(
+                "%d subscription(s) are in several of the %d files with different content, and nothing in the files "
+                "tells which one is the newer: the row of the file with the later name is taken. Remove older exports, "
+                "or export the modify time",
+                subscriptions,
+                len(stages),
+            )
         self._connection.execute(f"""
             INSERT INTO left_out
             WITH doubled AS (
@@ -286,17 +294,6 @@ class SubscriptionLog:
     def _left_out(self) -> int:
         ((rows,),) = self._connection.sql("SELECT count(*) FROM left_out").fetchall()
         return int(rows)
-
-    def _age_of_files(self, stages: list[_Stage]) -> str:
-        """Rank the exports by the newest thing that each tells of; of two alike, the later name is the newer."""
-        stamps = [column for column in AGE_COLUMNS if column in self._staged_names]
-        newest = f"greatest({', '.join(f'max({name(column)})' for column in stamps)})" if stamps else "NULL"
-        if len(stages) == 1:
-            return "CREATE OR REPLACE TEMP TABLE age AS SELECT 0 AS file, 1 AS rank"
-        return (
-            "CREATE OR REPLACE TEMP TABLE age AS SELECT file, row_number() OVER (ORDER BY newest NULLS FIRST, file) "
-            f"AS rank FROM (SELECT file, {newest} AS newest FROM staged GROUP BY file)"
-        )
 
     def _settle_rejects(self, stages: list[_Stage]) -> None:
         rejects = [reject for stage in stages for reject in stage.malformed]

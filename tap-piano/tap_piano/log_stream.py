@@ -19,8 +19,9 @@ from tap_piano.base import PianoStream, moment_of, temporary_folder
 from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY
 from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
 from tap_piano.fields import NAMEABLE
-from tap_piano.files import open_exports, read_header
+from tap_piano.files import read_header
 from tap_piano.handed_on import SKIP, claim, claimed, signature, signature_of_job
+from tap_piano.listing import Listing, list_files
 from tap_piano.log import LogCounts, LogOptions, SubscriptionLog
 from tap_piano.schema import log_schema
 from tap_piano.selection import Selection
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from tap_piano.reports import ExportJob
     from tap_piano.tap import TapPiano
 
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far ahead of our clock the one that stamps changes may be."""
+
 RECORDS_PER_STATE = 25_000
 """RECORD messages between two STATE messages of the fast path."""
 
@@ -52,15 +56,20 @@ class SubscriptionLogStream(PianoStream):
 
     name = "subscription_log"
 
-    def __init__(self, tap: TapPiano, exports: list[tuple[Export, Header]], job: ExportJob | None = None) -> None:
+    def __init__(self, tap: TapPiano, listing: Listing, job: ExportJob | None = None) -> None:
         """Bind the stream to the export files, as far as there are any yet.
 
         Args:
             tap: the tap.
-            exports: the files with their headers; none while nobody said where they are.
+            listing: the files; empty while nobody said where they are.
             job: what gets a file from Piano when a sync begins.
+
+        Raises:
+            InputRefused: the header of an export cannot be read.
         """
+        exports = _with_headers(listing)
         self._exports = exports
+        self._listing = listing
         self._job = job
         self._catalog_changed = tap.catalog_changed
         self._download: Path | None = None
@@ -144,8 +153,8 @@ class SubscriptionLogStream(PianoStream):
         finalize(self, shutil.rmtree, work.path, ignore_errors=True)
         self._download = work.path
         job.fetch(self._selection.groups(self._names), work.path / "export")
-        found = open_exports([work.path / "export"], label=f"export {job.export_id}")
-        self._bind([(export, read_header(export)) for export in found])
+        self._listing = list_files([work.path / "export"], label=f"export {job.export_id}")
+        self._bind(_with_headers(self._listing))
 
     def _bind(self, exports: list[tuple[Export, Header]]) -> None:
         """Settle what leaves, now that the headers are known."""
@@ -175,18 +184,29 @@ class SubscriptionLogStream(PianoStream):
         start = self.get_starting_timestamp(None) if self._incremental else None
         return (start - timedelta(minutes=self.config["lookback"])).isoformat() if start else None
 
+    @property
+    def _now(self) -> datetime:
+        """The moment that no change lies behind: now, by the later of our clock and Piano's."""
+        now = datetime.now(tz=UTC)
+        made_at = None if self._job is None else self._job.made_at
+        return now if made_at is None else max(now, made_at)
+
+    @property
+    def _until(self) -> datetime:
+        return self._now + CLOCK_SLACK
+
     @override
     def _increment_stream_state(self, latest_record: Record, *, context: Context | None = None) -> None:
-        """Move the bookmark on, but not back, not past now (by the later clock), and not past a rejected row."""
+        """Move the bookmark on, but not back, not past a rejected row, and not for a stamp in the future.
+
+        A change may come whose stamp lies between now and that one, so it is as if such a row had none.
+        """
         if not self._incremental or self._log_counts is None:
             return
         newest = latest_record.get(REPLICATION_KEY)
-        if not newest or self._log_counts.hold_back == "":
+        if not newest or self._log_counts.hold_back == "" or datetime.fromisoformat(newest) > self._until:
             return
-        now = datetime.now(tz=UTC)
-        if self._job is not None and self._job.made_at is not None:
-            now = max(now, self._job.made_at)
-        limits = [now.isoformat(timespec="seconds"), self._log_counts.hold_back]
+        limits = [self._now.isoformat(timespec="seconds"), self._log_counts.hold_back]
         bookmark = min([newest, *filter(None, limits)], key=datetime.fromisoformat)
         before = self.stream_state.get("replication_key_value")
         if before is None or datetime.fromisoformat(bookmark) > moment_of(before):
@@ -202,6 +222,8 @@ class SubscriptionLogStream(PianoStream):
     def _is_handed_on(self) -> bool:
         """Find out whether the files hold nothing but what was handed on before."""
         if self._job is not None or self.config["unchanged_files"] != SKIP or self.ABORT_AT_RECORD_COUNT is not None:
+            return False
+        if self._listing.passed_over:  # what was left out is looked at in every run
             return False
         self._signature = signature(
             [export for export, _ in self._exports], progress=self._progress, **self._way_of_reading
@@ -258,6 +280,7 @@ class SubscriptionLogStream(PianoStream):
         log = self._log(connection, folder)
         relation = log.read()
         self._log_counts = log.counts
+        self._weigh_what_is_missing(log.counts)
         rows = self._in_order(connection, relation, folder, ready=log.ready)
         self._discard_download()
         if not self._incremental:
@@ -301,20 +324,41 @@ class SubscriptionLogStream(PianoStream):
             relation, ready = in_bookmark_order(relation, since=self._since()), None
         constants = {} if self._aid is None else {"aid": self._aid}
         with self._progress.watch("subscription_log: putting rows in order", connection):
-            rows = OrderedRows(connection, relation, folder, ready=ready, constants=constants)
+            until = self._until.isoformat()
+            rows = OrderedRows(connection, relation, folder, ready=ready, constants=constants, until=until)
         if ready is None:
             for stage in folder.glob("stage-*.parquet"):
                 stage.unlink()
         return rows
+
+    def _weigh_what_is_missing(self, counts: LogCounts) -> None:
+        """Keep the log from counting as complete, and the bookmark from moving, where files were not read."""
+        if not self._listing.passed_over:
+            return
+        counts.complete, counts.hold_back = False, ""
+        self.logger.warning(
+            "export_path: %d file(s) look like exports and are not read: %s. Until they are, the log does not count "
+            "as complete: nothing that is missing from it is cleared, and the bookmark stays. Rename, unpack or move "
+            "them, or name what to read with a glob such as 'exports/*.csv'",
+            len(self._listing.passed_over),
+            self._listing,
+        )
+
+    @property
+    @override
+    def _ended_well(self) -> bool:
+        return not self._listing.passed_over
 
     def _open_snapshot_of(self, counts: LogCounts) -> None:
         """Decide whether what is sent is the complete log, so that what is absent has vanished from Piano."""
         if counts.complete:
             self._open_snapshot()
             return
+        why = "files were not read" if self._listing.passed_over else "rows were rejected"
         self.logger.warning(
-            "subscription_log: no ACTIVATE_VERSION is sent: with rejected rows this is not the complete log, "
-            "and a subscription that is absent has not vanished"
+            "subscription_log: no ACTIVATE_VERSION is sent: %s, so this is not the complete log, and a subscription "
+            "that is absent has not vanished",
+            why,
         )
 
     # Writing
@@ -422,6 +466,10 @@ class SubscriptionLogStream(PianoStream):
         for message in super()._generate_batch_messages(encoding, manifest):
             message.version = self._snapshot
             yield message
+
+
+def _with_headers(listing: Listing) -> list[tuple[Export, Header]]:
+    return [(export, read_header(export)) for export in listing.exports]
 
 
 def _unknown_columns(exports: Iterable[tuple[Export, Header]]) -> dict[str, Column]:

@@ -21,7 +21,7 @@ from typing_extensions import override
 from tap_piano.api_stream import Listings
 from tap_piano.base import ENDED
 from tap_piano.diagnosis import diagnose, skew_words
-from tap_piano.files import find, open_exports, read_header
+from tap_piano.listing import Listing, list_exports
 from tap_piano.log_stream import SubscriptionLogStream
 from tap_piano.reports import ExportJob, ExportOptions
 from tap_piano.settings import SETTINGS, check, client_of, transport_of
@@ -69,12 +69,12 @@ class TapPiano(Tap):
         """
         check(self.config)
         path = self.config.get("export_path")
-        exports = [(export, read_header(export)) for export in open_exports(find(path))] if path else []
+        listing = list_exports(path) if path else Listing()
         if not self.config.get("api_token"):
-            return [SubscriptionLogStream(self, exports)]
+            return [SubscriptionLogStream(self, listing)]
         job = None if path else self._export_job()
         listings = Listings(self.client)
-        return [SubscriptionLogStream(self, exports, job), *(stream(self, listings) for stream in API_STREAMS)]
+        return [SubscriptionLogStream(self, listing, job), *(stream(self, listings) for stream in API_STREAMS)]
 
     @cached_property
     def transport(self) -> Transport:

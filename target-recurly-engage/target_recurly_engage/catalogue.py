@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.duck import name
 
-from target_recurly_engage.merge import Merge
+from target_recurly_engage.merge import Merge, merged
 from target_recurly_engage.values import JSON
 
 if TYPE_CHECKING:
@@ -74,13 +74,11 @@ def merge_catalogue(ledger: Ledger, kept: Kept, incoming: str, *, complete: bool
     execute, table, key = ledger.connection.execute, name(kept.role), name(kept.key)
     before = ledger.count(f"SELECT count(*) FROM {table}")
     came = ledger.count(f"SELECT count(*) FROM {incoming}")
-    absent = f"{table} ANTI JOIN {incoming} USING ({key})"
-    vanished = ledger.count(f"SELECT count(*) FROM {absent}") if complete else 0
+    absent = ledger.count(f"SELECT count(*) FROM {table} ANTI JOIN {incoming} USING ({key})")
     if complete:
         execute(f"DELETE FROM {table}")
     else:
         execute(f"DELETE FROM {table} USING {incoming} WHERE {table}.{key} = {incoming}.{key}")
     execute(f"INSERT INTO {table} BY NAME FROM {incoming}")
     execute(f"DROP TABLE {incoming}")
-    after = ledger.count(f"SELECT count(*) FROM {table}")
-    return Merge(before=before, after=after, came=came, vanished=vanished)
+    return merged(ledger, table, before=before, came=came, absent=absent, complete=complete)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.duck import name, text
 
+from target_recurly_engage.invariants import ROWS
 from target_recurly_engage.primary import LIVE, TERM_TYPE, words
 from target_recurly_engage.statuses import Meaning, is_one_of, is_unknown, word_of
 from target_recurly_engage.traits import SQL_TYPES, Kind, Trait, blank_is_null
@@ -177,7 +178,7 @@ STAGE_SQL: Final = "\n".join(" ".join(line.split()) for line in _STAGE.splitline
 
 
 def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool, only: str = "true") -> str:
-    """Make the SQL of ``lives``, which reads the tables ``subscriptions`` and ``primaries`` (user_id, row).
+    """Make the SQL of ``lives``, which reads the tables ``subscriptions`` and ``primaries`` (user_id, row, an id).
 
     A day is one of the calendar of *zone*. ``word`` is the status as the map spells it; ``live``, ``in_trial``,
     ``in_grace`` and ``stage`` judge one subscription; ``days_added`` are the days on which it gave access and none of
@@ -189,7 +190,7 @@ def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool, only: str = "
         return f"timezone({text(zone)}, {column})::DATE"
 
     given = f"""
-        SELECT subscriptions.*, subscriptions.rowid AS row, moment, {day("moment")} AS today,
+        SELECT subscriptions.*, moment, {day("moment")} AS today,
             {word_of("subscription_status")} AS word, {LIVE} AS live, {day("start_date")} AS start_day,
             {day("end_date")} AS end_day, {day("access_expiration_date")} AS access_end_day,
             {day("trial_period_end_date")} AS trial_end_day, {day("grace_period_start_date")} AS grace_start_day
@@ -202,7 +203,8 @@ def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool, only: str = "
     """
     staged = f"SELECT *, {_STAGE} AS stage FROM ({judged})"
     return f"""
-        SELECT lives.*, lives.row = primaries.row AS is_primary, {_DAYS_ADDED if tenure else "NULL"} AS days_added
+        SELECT lives.*, lives.subscription_id = primaries.row AS is_primary,
+            {_DAYS_ADDED if tenure else "NULL"} AS days_added
         FROM ({_spans(staged) if tenure else staged}) AS lives JOIN primaries USING (user_id)
     """
 
@@ -218,7 +220,7 @@ def _spans(staged: str) -> str:
     never = is_one_of("word", Meaning.APART)
     return f"""
         SELECT *, max(span_end) OVER (
-            PARTITION BY user_id ORDER BY span_start, row ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY user_id ORDER BY span_start, subscription_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS covered
         FROM (
             SELECT *, CASE WHEN NOT {never} THEN start_day END AS span_start,
@@ -230,6 +232,7 @@ def _spans(staged: str) -> str:
 
 
 def computed(formulas: tuple[Formula, ...], source: str, *, of_all: bool) -> str:
-    """Make the SQL of one row a reader with the value of each formula of one sort, from the SQL of ``lives``."""
-    cells = ", ".join(["user_id", *(f"{one.cast} AS {name(one.name)}" for one in formulas)])
+    """Build the SQL of one row a user with the value of each formula of one sort, from the SQL of ``lives``."""
+    rows = f"{'count(*)' if of_all else '1'} AS {ROWS}"
+    cells = ", ".join(["user_id", rows, *(f"{one.cast} AS {name(one.name)}" for one in formulas)])
     return f"SELECT {cells} FROM ({source}) {'GROUP BY user_id, today, moment' if of_all else 'WHERE is_primary'}"

@@ -15,6 +15,7 @@ from piano_engage_common.duck import name, text
 from target_recurly_engage.computed import computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
 from target_recurly_engage.intake import INVALID
+from target_recurly_engage.invariants import ROWS, check, check_primaries
 from target_recurly_engage.predicates import may, member, predicate, told
 from target_recurly_engage.traits import Kind, blank_is_null
 
@@ -35,13 +36,30 @@ class Source:
         table: its name, quoted.
         row: column of ``readers`` and ``suspects`` that points to the row; NULL is none.
         traits: what is made of it.
-        key: column, quoted, that names the reader.
+        key: column, quoted, that names the user.
+        pointer: SQL of what points to a row; of a table with one row a user it is enough to say that there is one.
     """
 
     table: str
     row: str
     traits: tuple[Trait, ...]
     key: str = "user_id"
+    pointer: str = "true"
+
+    @property
+    def of_stream(self) -> bool:
+        """Whether it may know users who have no subscription."""
+        return any(trait.stream for trait in self.traits)
+
+    def joined(self, table: str) -> str:
+        """Build the SQL of the rows that *table*, with columns as ``suspects``, points to.
+
+        By keys: DuckDB 2.0.0 lost rows that were joined by their ``rowid`` in the transaction that wrote them.
+        """
+        found = f"{self.table}.{self.key} = {table}.user_id"
+        if self.pointer != "true":
+            found = f"{self.pointer} = {table}.{self.row}"
+        return f"{self.table} JOIN {table} ON {found}"
 
     def column(self, trait: Trait) -> str:
         """Name, quoted, of the column that *trait* is made of."""
@@ -51,15 +69,20 @@ class Source:
 def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
     """Work out, for this connection, what traits are made of, and list the sources that have ever come.
 
-    Made are ``primaries`` (user_id, row, fingerprint), ``computed`` with a column for each formula, ``matches`` that
-    says who matches a segment, ``audience`` with what is told of it, and ``eligible`` where segments ask of promotions.
+    Made are ``primaries`` (user_id, row, which is the primary subscription's id, fingerprint), ``computed`` with a
+    column for each formula, ``matches`` that says who matches a segment, ``audience`` with what is told of it, and
+    ``eligible`` where segments ask of promotions.
+
+    Raises:
+        RowsLost: one of them lacks a user, or was made without a row that is there.
     """
     execute = ledger.connection.execute
-    own = Source(table="subscriptions", row="row", traits=contract.own)
+    own = Source(table="subscriptions", row="row", traits=contract.own, pointer="subscriptions.subscription_id")
     execute(f"CREATE OR REPLACE TEMP TABLE primaries AS {_primaries(own, contract, now)}")
+    users, rows = check_primaries(ledger, contract.primary.counts)
     sources = [own]
     if contract.formulas:
-        _compute(ledger, contract, now)
+        _compute(ledger, contract, now, users=users, rows=rows)
         sources.append(Source(table="computed", row="row_computed", traits=contract.computed))
     for i, stream in enumerate(contract.users):
         columns = ledger.columns(stream.table)
@@ -77,8 +100,12 @@ def forget_desired(ledger: Ledger, *tables: str) -> None:
         ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
 
 
-def _compute(ledger: Ledger, contract: Contract, now: str) -> None:
-    """Make ``computed``: formulas of one sort at a time, which takes less memory than all at once."""
+def _compute(ledger: Ledger, contract: Contract, now: str, *, users: int, rows: int) -> None:
+    """Make ``computed``: formulas of one sort at a time, which takes less memory than all at once.
+
+    Raises:
+        RowsLost: it has not a row for each of *users*, made of all of their *rows*.
+    """
     execute, made = ledger.connection.execute, list[str]()
     sorts = ((False, False), (True, False), (True, True))
     for of_all, spans in sorts:
@@ -89,9 +116,14 @@ def _compute(ledger: Ledger, contract: Contract, now: str) -> None:
             source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=spans)
             table = f"computed_{len(made)}"
             execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {computed(formulas, source, of_all=of_all)}")
+            found, read = execute(f"SELECT count(*), sum({ROWS}) FROM {table}").fetchall()[0]
+            check("users with computed traits", found=found, expected=users)
+            check("subscriptions that computed traits are made of", found=read or 0, expected=rows if of_all else users)
             made.append(table)
     joined = made[0] + "".join(f" JOIN {table} USING (user_id)" for table in made[1:])
-    execute(f"CREATE OR REPLACE TEMP TABLE computed AS SELECT * FROM {joined}")
+    cells = ", ".join(["user_id", *(name(one.name) for one in contract.formulas)])
+    execute(f"CREATE OR REPLACE TEMP TABLE computed AS SELECT {cells} FROM {joined}")
+    check("users with computed traits", found=ledger.count("SELECT count(*) FROM computed"), expected=users)
     for table in made:
         execute(f"DROP TABLE {table}")
 
@@ -115,7 +147,8 @@ def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) 
         holds = predicate(segment, today=today, clear=clear)
         matched = f"SELECT *, {holds} AS {member(segment.name)} FROM ({matched})"
     members = "".join(f", {member(segment.name)}" for segment in contract.segments)
-    execute(f"CREATE OR REPLACE TEMP TABLE matches AS SELECT user_id{members} FROM ({matched})")
+    execute(f"CREATE OR REPLACE TEMP TABLE matches AS SELECT user_id{members}, {_LOST} FROM ({matched})")
+    check("rows that segments ask of", found=ledger.count(f"SELECT count_if({_LOST}) FROM matches"), expected=0)
     cells = {f"told {segment}": sql for segment, sql in told(contract.segments).items()}
     cells |= {f"experiment {experiment.name}": experiment.sql for experiment in contract.experiments}
     made = ", ".join(f"{sql} AS {name(column)}" for column, sql in cells.items())
@@ -126,16 +159,22 @@ def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) 
         )
         audience = f"SELECT *, nullif(concat_ws(',', {names}), '') AS segments FROM ({audience})"
     execute(f"CREATE OR REPLACE TEMP TABLE audience AS {audience}")
+    found, expected = (ledger.count(f"SELECT count(*) FROM {table}") for table in ("audience", "matches"))
+    check("users with segments", found=found, expected=expected)
     execute("DROP VIEW profiles")
 
 
 def _profiles(contract: Contract, sources: list[Source], promotions: Mapping[str, Promotion]) -> str:
-    """Make the SQL of all readers with what segments ask of, under the names of the settings, of the traits' types."""
+    """Build the SQL of all users with what segments ask of, under the names of the settings, of the traits' types.
+
+    A column says whether a row that is there was not found.
+    """
     asked = {trait for segment in contract.segments for trait in segment.traits}
-    cells, joins = [], "primaries LEFT JOIN subscriptions ON subscriptions.rowid = primaries.row"
-    users = "coalesce(primaries.user_id"
+    cells, joins = [], "primaries LEFT JOIN subscriptions ON subscriptions.subscription_id = primaries.row"
+    users, found = "coalesce(primaries.user_id", ["subscriptions.user_id"]
     if contract.formulas:
         joins += " LEFT JOIN computed ON computed.user_id = primaries.user_id"
+        found.append("computed.user_id")
     for source in sources[1:]:
         if source.table != "computed":
             joins += f" FULL JOIN {source.table} ON {source.table}.{source.key} = {users})"
@@ -153,12 +192,18 @@ def _profiles(contract: Contract, sources: list[Source], promotions: Mapping[str
             cells.append(f"{of_log(trait, contract.wording)} AS {name(trait.key)}")
     if promotions:
         joins += f" LEFT JOIN eligible ON eligible.user_id = {users})"
+        found.append("eligible.user_id")
     for one in asked_of(contract):
         known = promotions.get(one)
         value = f"coalesce(eligible.{may(one)}, {may_without_subscription(known)})" if known else "NULL::BOOLEAN"
         cells.append(f"{value} AS {may(one)}")
+    lost = " OR ".join(f"primaries.user_id IS DISTINCT FROM {one}" for one in found)
+    cells.append(f"primaries.user_id IS NOT NULL AND ({lost}) AS {_LOST}")
     return f"SELECT {', '.join([f'{users}) AS user_id', *cells])} FROM {joins}"
 
+
+_LOST: Final = name("a row was not found")
+"""Column of ``profiles`` and ``matches``."""
 
 _SEGMENT_TYPES: Final = {
     Kind.STRING: "VARCHAR", Kind.NUMBER: "DECIMAL(38,6)", Kind.MONEY: "DECIMAL(38,6)", Kind.BOOLEAN: "BOOLEAN",
@@ -175,22 +220,23 @@ def of_log(trait: Trait, wording: Wording) -> str:
 
 
 def _primaries(own: Source, contract: Contract, now: str) -> str:
-    """Make the SQL of each reader's primary subscription; who has only one needs no order."""
+    """Build the SQL of each user's primary subscription; a user with only one needs no order."""
     fingerprint = _fingerprint(own, contract.wording)
     rule = contract.primary
     return f"""
         WITH readers AS (
-            SELECT user_id, count(*) AS subscriptions, min(rowid) AS row, min({fingerprint}) AS fingerprint
+            SELECT user_id, count(*) AS {ROWS}, min({own.pointer}) AS row, min({fingerprint}) AS fingerprint
             FROM subscriptions WHERE {rule.counts} GROUP BY user_id
         ), chosen AS (
-            SELECT user_id, arg_min({{row: subscriptions.rowid, fingerprint: {fingerprint}}}, {rule.sql}) AS best
+            SELECT user_id, count(*) AS {ROWS},
+                arg_min({{row: {own.pointer}, fingerprint: {fingerprint}}}, {rule.sql}) AS best
             FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment)
-            SEMI JOIN (FROM readers WHERE subscriptions > 1) USING (user_id)
+            SEMI JOIN (FROM readers WHERE {ROWS} > 1) USING (user_id)
             WHERE {rule.counts} GROUP BY user_id
         )
-        SELECT user_id, row, fingerprint FROM readers WHERE subscriptions = 1
+        SELECT user_id, row, fingerprint, {ROWS} FROM readers WHERE {ROWS} = 1
         UNION ALL
-        SELECT user_id, best.row, best.fingerprint FROM chosen
+        SELECT user_id, best.row, best.fingerprint, {ROWS} FROM chosen
     """
 
 

@@ -11,6 +11,7 @@ from target_recurly_engage.computed import STAGE_SQL, lives
 from target_recurly_engage.desired import desire, forget_desired
 from target_recurly_engage.eligibility import asked_of, reasons
 from target_recurly_engage.erase import receipt_of
+from target_recurly_engage.invariants import check
 from target_recurly_engage.manifest import description
 from target_recurly_engage.predicates import member
 from target_recurly_engage.promotions import promotions_of
@@ -157,8 +158,11 @@ def _traits(
         cells = [wording.written(trait, source.column(trait)) for trait in source.traits]
         if not cells:
             continue
-        place = "rowid IN (SELECT row FROM primaries)" if source.table == "subscriptions" else "true"
-        rows = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {source.table} WHERE {place}").fetchall()
+        own = source is sources[0]
+        place = source.joined("primaries") if own else source.table
+        rows = ledger.connection.execute(f"SELECT {', '.join(cells)} FROM {place}").fetchall()
+        if own:
+            check("primary subscriptions", found=len(rows), expected=ledger.count("SELECT count(*) FROM primaries"))
         for i, trait in enumerate(source.traits):
             found[trait.name] = {
                 "value": rows[0][i] if rows else wording.clear_value(trait) if trait.name in told else None,

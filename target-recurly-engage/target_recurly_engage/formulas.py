@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.problems import Problems
 
 _LIVES_TYPES: Final = (
-    {"aid": "VARCHAR", "user_id": "VARCHAR", "modify_time": "TIMESTAMPTZ", "row": "BIGINT"}
+    {"aid": "VARCHAR", "user_id": "VARCHAR", "modify_time": "TIMESTAMPTZ"}
     | {trait.name: SQL_TYPES[trait.kind] for trait in TRAITS}
     | dict.fromkeys(LIVES_COLUMNS, "BOOLEAN")
     | {"word": "VARCHAR", "stage": "VARCHAR", "moment": "TIMESTAMPTZ", "days_added": "BIGINT"}

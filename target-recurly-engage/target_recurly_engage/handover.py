@@ -17,6 +17,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.delivery.overlap import S3
 from target_recurly_engage.erased import was_erased
+from target_recurly_engage.invariants import check
 from target_recurly_engage.traits import SQL_TYPES, TRAITS
 
 if TYPE_CHECKING:
@@ -258,8 +259,12 @@ def _stand_in(ledger: Ledger, clock: str) -> None:
         f"SELECT content->>'aid' AS aid, user_id, subscription_id, piano_at AS modify_time, {cells} "
         "FROM (SELECT DISTINCT ON (subscription_id) * REPLACE (content::JSON AS content) FROM handed_over)"
     )
+    others = ledger.count("SELECT count(*) FROM subscriptions ANTI JOIN standing USING (subscription_id)")
+    expected = ledger.count("SELECT count(*) FROM standing") + others
     execute("DELETE FROM subscriptions USING standing WHERE subscriptions.subscription_id = standing.subscription_id")
     execute("INSERT INTO subscriptions BY NAME FROM standing")
+    found = ledger.count("SELECT count(*) FROM subscriptions")
+    check("subscriptions after those that were handed over", found=found, expected=expected)
     execute("DROP TABLE standing")
 
 

@@ -18,6 +18,7 @@ from piano_engage_common.ids import id_value
 from piano_engage_common.stops import InputRefused, storage_errors
 
 from target_recurly_engage.erased import any_erased, is_erased
+from target_recurly_engage.invariants import check
 from target_recurly_engage.lines import json_lines, local_path, rewrite_lines, unreadable, whole_lines
 from target_recurly_engage.messages import NO_NUMBER
 from target_recurly_engage.values import DATE, is_blank, is_nested, strict, tolerant
@@ -397,6 +398,7 @@ class Intake:
 
         Raises:
             ConfigRefused: the rows belong to another application than the ledger.
+            RowsLost: the database does not hold what came.
             InputRefused: a snapshot began and did not end, so the tap broke off.
         """
         self.flush()
@@ -436,12 +438,16 @@ class Intake:
 
     def _drop_older_duplicates(self) -> None:
         """Of several rows of one key keep the one that came last, as Singer has it."""
-        key = name(self.key[0])
+        key, expected = name(self.key[0]), self.rows - self.rejected - self.erased
         distinct = self._ledger.count(f"SELECT count(DISTINCT hash({key})) FROM {self.table}")
-        if distinct < self.rows - self.rejected - self.erased:
+        if distinct < expected:
+            expected = self._ledger.count(f"SELECT count(DISTINCT {key}) FROM {self.table}")
+            # By rowid, for it is the order in which they came; all of them were committed before.
             self._ledger.connection.execute(
                 f"DELETE FROM {self.table} WHERE rowid NOT IN (SELECT max(rowid) FROM {self.table} GROUP BY {key})"
             )
+        found = self._ledger.count(f"SELECT count(*) FROM {self.table}")
+        check(f"rows that came for the role {self._role}", found=found, expected=expected)
 
     def _count_invalid(self) -> None:
         if self._odd and INVALID in self.types:

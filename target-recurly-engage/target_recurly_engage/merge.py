@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from piano_engage_common.duck import name
 
+from target_recurly_engage.invariants import check
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,7 +45,7 @@ def merge(ledger: Ledger, *, complete: bool) -> Merge:
     execute = ledger.connection.execute
     before = ledger.count("SELECT count(*) FROM subscriptions")
     came = ledger.count("SELECT count(*) FROM incoming")
-    vanished = ledger.count(f"SELECT count(*) FROM {_ABSENT}") if complete else 0
+    absent = ledger.count(f"SELECT count(*) FROM {_ABSENT}")
     if not complete and came < before / 2:
         _add_to_subscriptions(execute)
     else:
@@ -51,7 +53,26 @@ def merge(ledger: Ledger, *, complete: bool) -> Merge:
             execute(f"INSERT INTO incoming BY NAME FROM {_ABSENT}")
         execute("DROP TABLE subscriptions")
         execute("ALTER TABLE incoming RENAME TO subscriptions")
-    return Merge(before=before, after=ledger.count("SELECT count(*) FROM subscriptions"), came=came, vanished=vanished)
+    return merged(ledger, "subscriptions", before=before, came=came, absent=absent, complete=complete)
+
+
+def merged(ledger: Ledger, table: str, *, before: int, came: int, absent: int, complete: bool) -> Merge:
+    """Return what a merge did, once the table has the rows that it must have.
+
+    Args:
+        ledger: the ledger.
+        table: name, quoted, of the table that was brought up to date.
+        before: rows before.
+        came: rows that came.
+        absent: rows before that did not come.
+        complete: the rows that came are all there are, so those that did not have vanished.
+
+    Raises:
+        RowsLost: it has others.
+    """
+    after = ledger.count(f"SELECT count(*) FROM {table}")
+    check(f"rows of {table} after those that came", found=after, expected=came if complete else came + absent)
+    return Merge(before=before, after=after, came=came, vanished=absent if complete else 0)
 
 
 def _add_to_subscriptions(execute: Callable[[str], object]) -> None:
@@ -73,13 +94,12 @@ def merge_api(ledger: Ledger, incoming: str, *, complete: bool) -> Merge:
     before = ledger.count("SELECT count(*) FROM api_subscriptions")
     came = ledger.count(f"SELECT count(*) FROM {incoming}")
     gone = f"api_subscriptions ANTI JOIN {incoming} USING (subscription_id)"
-    vanished = ledger.count(f"SELECT count(*) FROM {gone}") if complete else 0
+    absent = ledger.count(f"SELECT count(*) FROM {gone}")
     if not complete:
         execute(f"INSERT INTO {incoming} BY NAME FROM {gone}")
     execute("DROP TABLE api_subscriptions")
     execute(f"ALTER TABLE {incoming} RENAME TO api_subscriptions")
-    after = ledger.count("SELECT count(*) FROM api_subscriptions")
-    return Merge(before=before, after=after, came=came, vanished=vanished)
+    return merged(ledger, "api_subscriptions", before=before, came=came, absent=absent, complete=complete)
 
 
 def merge_users(ledger: Ledger, stream: UsersStream, incoming: str, *, complete: bool) -> Merge:
@@ -95,15 +115,13 @@ def merge_users(ledger: Ledger, stream: UsersStream, incoming: str, *, complete:
     key, columns = name(stream.user_id), ledger.columns(stream.table)
     came = ledger.count(f"SELECT count(*) FROM {incoming}")
     before = ledger.count(f"SELECT count(*) FROM {stream.table}") if columns else 0
-    vanished = 0
+    absent = 0
     if columns:
-        absent = f"{stream.table} ANTI JOIN {incoming} USING ({key})"
-        if complete:
-            vanished = ledger.count(f"SELECT count(*) FROM {absent}")
-        else:
+        rows = f"{stream.table} ANTI JOIN {incoming} USING ({key})"
+        absent = ledger.count(f"SELECT count(*) FROM {rows}")
+        if not complete:
             kept = ", ".join(name(one) for one in ledger.columns(incoming) if one in columns)
-            execute(f"INSERT INTO {incoming} BY NAME SELECT {kept} FROM {absent}")
+            execute(f"INSERT INTO {incoming} BY NAME SELECT {kept} FROM {rows}")
         execute(f"DROP TABLE {stream.table}")
     execute(f"ALTER TABLE {incoming} RENAME TO {stream.table}")
-    after = ledger.count(f"SELECT count(*) FROM {stream.table}")
-    return Merge(before=before, after=after, came=came, vanished=vanished)
+    return merged(ledger, stream.table, before=before, came=came, absent=absent, complete=complete)

@@ -21,6 +21,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.desired import Source, desire, forget_desired, hash_of, rule_text
 from target_recurly_engage.intake import INVALID
+from target_recurly_engage.invariants import check, check_cleared, check_readers
 from target_recurly_engage.slices import compare
 from target_recurly_engage.traits import USER_ID, Kind, Trait
 
@@ -103,6 +104,9 @@ def make_plan(
     Beside it are made, for this connection: ``again``, the readers that are told in full though they are known, and
     ``suspects``, those that were compared.
 
+    Raises:
+        RowsLost: the database did not find a row that is there, so a trait would be cleared that must not be.
+
     Args:
         ledger: the ledger, its sources up to date.
         contract: what may be sent, and how.
@@ -117,8 +121,11 @@ def make_plan(
     traits = _shape(ledger, contract, clock)
     sources = desire(ledger, contract, now)
     execute(f"CREATE OR REPLACE TEMP TABLE readers AS {_readers(sources, contract.wording)}")
+    check_readers(ledger, sources)
     execute(f"CREATE OR REPLACE TEMP TABLE again AS {_again(clock, ageing or Ageing())}")
-    execute(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
+    suspects = ledger.count(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(sources, wording)}")
+    check("users to compare", found=ledger.count("SELECT count(*) FROM suspects"), expected=suspects)
+    check_cleared(ledger, sources, contract.primary.counts)
     known = ledger.count("SELECT count(*) FROM delivered")
     counts = compare(ledger, sources, traits, wording, delivery_id, counted=counted)
     fingerprint = _name_plan(ledger)
@@ -143,10 +150,15 @@ def make_plan(
 def _mend(ledger: Ledger) -> None:
     """Keep one row a reader in ``delivered``, whoever made more of them."""
     if ledger.count("SELECT count(*) - count(DISTINCT user_id) FROM delivered"):
-        ledger.connection.execute(
-            "DELETE FROM delivered WHERE user_id IS NULL "
-            "OR rowid NOT IN (SELECT min(rowid) FROM delivered GROUP BY user_id)"
+        execute = ledger.connection.execute
+        twice = "SELECT user_id FROM delivered GROUP BY user_id HAVING count(*) > 1"
+        execute(
+            "CREATE OR REPLACE TEMP TABLE kept AS SELECT DISTINCT ON (user_id) * FROM delivered "
+            f"WHERE user_id IN ({twice})"
         )
+        execute("DELETE FROM delivered WHERE user_id IS NULL OR user_id IN (SELECT user_id FROM kept)")
+        execute("INSERT INTO delivered BY NAME FROM kept")
+        execute("DROP TABLE kept")
 
 
 def told_traits(ledger: Ledger, contract: Contract) -> tuple[Trait, ...]:
@@ -184,7 +196,7 @@ def _readers(sources: tuple[Source, ...], wording: Wording) -> str:
         return "SELECT user_id, row, fingerprint FROM primaries"
     joined, fingerprints = "(SELECT user_id, row, fingerprint FROM primaries) AS readers", ["readers.fingerprint"]
     for i, source in enumerate(others):
-        rows = f"SELECT {source.table}.{source.key} AS user_id, rowid AS {source.row}, {hash_of(source, wording)}"
+        rows = f"SELECT {source.table}.{source.key} AS user_id, true AS {source.row}, {hash_of(source, wording)}"
         joined += f" FULL JOIN ({rows} AS hash_{i} FROM {source.table}) AS source_{i} USING (user_id)"
         fingerprints.append(f"hash_{i}")
     rows = ", ".join([own.row, *(source.row for source in others)])
@@ -243,7 +255,7 @@ def _note_invalid(ledger: Ledger, sources: tuple[Source, ...], wording: Wording,
             for trait in source.traits
             if not trait.computed or trait.kind is Kind.STRING
         }
-        rows = f"{source.table} JOIN suspects ON {source.table}.rowid = suspects.{source.row}"
+        rows = source.joined("suspects")
         if not judged or not ledger.count(f"SELECT count(*) FROM {rows} WHERE {' OR '.join(judged.values())}"):
             continue
         for trait, is_invalid in judged.items():

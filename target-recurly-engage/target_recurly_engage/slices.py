@@ -1,7 +1,7 @@
 """Who may have changed is compared with what Engage was told, some readers at a time, so that memory is enough for it.
 
 A slice has tables, for this connection: ``slice``, its readers; ``slice_0`` and so on, their rows in each source;
-``told``, what Engage was told of them; ``planned``, what is to be sent.
+``told``, what Engage was told of them; ``compared``, their desired traits; ``planned``, those of them that are sent.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.changes import Counts, first_values, other_values
+from target_recurly_engage.invariants import check
 
 if TYPE_CHECKING:
     from target_recurly_engage.desired import Source
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Trait, Wording
 
-_ROW: Final = name("row in its source")
+_USER: Final = name("user of the row")
+_DUE, _LOST = name("is to be sent"), name("a row was not found")
 AT_ONCE: Final = 125_000
 """Readers that are compared at a time where they have rows in several tables, so that memory is enough for it."""
 
@@ -31,16 +33,22 @@ def compare(
     *,
     counted: bool,
 ) -> Counts:
-    """Make the plan of the suspects, slice by slice, and count what it changes."""
+    """Make the plan of the suspects, slice by slice, and count what it changes.
+
+    Raises:
+        RowsLost: a row of theirs was not found.
+    """
     execute, counts = ledger.connection.execute, Counts()
-    differing = _differing(sources, traits, wording, delivery_id)
+    desired, seen = _desired(sources, traits, wording, delivery_id), [0, 0, 0]
     for i, part in enumerate(_slices(ledger, sources)):
         execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
         for k, source in enumerate(sources):
             execute(f"CREATE OR REPLACE TEMP TABLE slice_{k} AS {_of_slice(source)}")
         execute("CREATE OR REPLACE TEMP TABLE told AS FROM delivered SEMI JOIN slice USING (user_id)")
-        execute(f"CREATE OR REPLACE TEMP TABLE planned AS {differing}")
+        execute(f"CREATE OR REPLACE TEMP TABLE compared AS {desired}")
+        execute(f"CREATE OR REPLACE TEMP VIEW planned AS SELECT * EXCLUDE ({_DUE}, {_LOST}) FROM compared WHERE {_DUE}")
         execute(f"{'INSERT INTO plan' if i else 'CREATE OR REPLACE TABLE plan AS'} FROM planned")
+        seen = [a + b for a, b in zip(seen, _checked(ledger, sources), strict=True)]
         if not counted:
             continue
         known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
@@ -54,7 +62,9 @@ def compare(
             first=first,
             other=other,
         )
-    for table in ("told", "planned", "slice", *(f"slice_{k}" for k in range(len(sources)))):
+    _check_all(ledger, *seen)
+    execute("DROP VIEW planned")
+    for table in ("told", "compared", "slice", *(f"slice_{k}" for k in range(len(sources)))):
         execute(f"DROP TABLE {table}")
     return counts
 
@@ -71,26 +81,66 @@ def _slices(ledger: Ledger, sources: tuple[Source, ...]) -> list[str]:
 
 
 def _of_slice(source: Source) -> str:
-    """Make the SQL of the rows of a source that a slice asks for."""
+    """Build the SQL of the rows of a source that a slice asks for."""
     columns = dict.fromkeys(source.column(trait) for trait in source.traits)
-    read = ", ".join([f"{source.table}.rowid AS {_ROW}", *columns])
-    return f"SELECT {read} FROM {source.table} JOIN slice ON {source.table}.rowid = slice.{source.row}"
+    read = ", ".join([f"{source.table}.{source.key} AS {_USER}", *columns])
+    return f"SELECT {read} FROM {source.joined('slice')}"
 
 
-def _differing(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
-    """Make the SQL of a slice's plan: its desired traits without those that Engage was told word by word."""
+def _checked(ledger: Ledger, sources: tuple[Source, ...]) -> tuple[int, ...]:
+    """Check that of each user of a slice each row that is there was found, and only that.
+
+    Returns:
+        The number of users, of those with delivered traits, and of those to send.
+
+    Raises:
+        RowsLost: it was not.
+    """
+    counts = [f"(SELECT count(*) FROM slice_{k})" for k in range(len(sources))]
+    pointers = [f"(SELECT count({source.row}) FROM slice)" for source in sources]
+    query = (
+        "SELECT (SELECT count(*) FROM slice), (SELECT count(*) FROM told), count(*), count_if("
+        f"{_DUE}), count_if({_LOST}), [{', '.join(counts)}], [{', '.join(pointers)}] FROM compared"
+    )
+    ((users, told, compared, due, lost, found, expected),) = ledger.connection.execute(query).fetchall()
+    for k, source in enumerate(sources):
+        check(f"rows of {source.table} to compare", found=found[k], expected=expected[k])
+    check("users with a row that is there and was not found", found=lost or 0, expected=0)
+    check("users who were compared", found=compared, expected=users)
+    return users, told, due or 0  # of no rows count_if() makes NULL
+
+
+def _check_all(ledger: Ledger, users: int, told: int, due: int) -> None:
+    """Check that all slices together were all of the suspects, with what was delivered of them.
+
+    Raises:
+        RowsLost: they were not.
+    """
+    check("users to compare", found=users, expected=ledger.count("SELECT count(*) FROM suspects"))
+    known = ledger.count("SELECT count(*) FROM suspects SEMI JOIN delivered USING (user_id)")
+    check("users to compare with delivered traits", found=told, expected=known)
+    check("users to send", found=ledger.count("SELECT count(*) FROM plan"), expected=due)
+
+
+def _desired(sources: tuple[Source, ...], traits: tuple[Trait, ...], wording: Wording, delivery_id: str) -> str:
+    """Build the SQL of a slice's desired traits.
+
+    Columns say whether something differs from the delivered traits, and whether a row that is there was not found.
+    """
     source_of = {trait.name: source for source in sources for trait in source.traits}
     cells = ", ".join(f"{_cell(source_of.get(trait.name), trait, wording)} AS {name(trait.name)}" for trait in traits)
     joins = " ".join(
-        f"LEFT JOIN slice_{k} AS {one.table} ON {one.table}.{_ROW} = slice.{one.row}" for k, one in enumerate(sources)
+        f"LEFT JOIN slice_{k} AS {one.table} ON {one.table}.{_USER} = slice.user_id" for k, one in enumerate(sources)
     )
+    lost = " OR ".join(f"(slice.{one.row} IS NULL) <> ({one.table}.{_USER} IS NULL)" for one in sources)
     return f"""
         WITH desired AS (
-            SELECT slice.user_id, {text(delivery_id)} AS delivery_id, slice.fingerprint, {cells}
+            SELECT slice.user_id, {text(delivery_id)} AS delivery_id, slice.fingerprint, {cells}, {lost} AS {_LOST}
             FROM slice {joins} LEFT JOIN told ON told.user_id = slice.user_id
         )
-        SELECT plan.* FROM desired AS plan LEFT JOIN told USING (user_id)
-        WHERE told.user_id IS NULL OR plan.user_id IN (FROM again) OR {_differs(traits, wording)}
+        SELECT plan.*,
+            told.user_id IS NULL OR plan.user_id IN (FROM again) OR {_differs(traits, wording)} AS {_DUE}
+        FROM desired AS plan LEFT JOIN told USING (user_id)
     """
 
 

@@ -43,6 +43,29 @@ def locked(content: bytes) -> bytes:
     return bytes(out)
 
 
+def by_method(content: bytes, method: int) -> bytes:
+    """Say in both headers of a ZIP with one member that it is compressed by another method."""
+    central = content.index(b"PK\x01\x02")
+    out = bytearray(content)
+    out[8:10] = out[central + 10 : central + 12] = struct.pack("<H", method)
+    return bytes(out)
+
+
+def split(content: bytes) -> bytes:
+    """Say at the end of a ZIP that it is the second of two parts."""
+    end = content.index(b"PK\x05\x06")
+    return content[: end + 4] + struct.pack("<HH", 1, 1) + content[end + 8 :]
+
+
+def many_bombs() -> bytes:
+    """Pack many CSVs, each just small enough to be harmless."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(6):
+            archive.writestr(f"{number}.csv", bytes(9_900_000))
+    return buffer.getvalue()
+
+
 def lying_about_its_size(content: bytes) -> bytes:
     """Say in both headers of a ZIP that its member is small."""
     central = content.index(b"PK\x01\x02")
@@ -59,7 +82,14 @@ WHOLE_FILES: dict[str, tuple[bytes, list[str]]] = {
     "ZIP without members": (packed()[-22:-14] + bytes(14), ["ZIP without a CSV"]),
     "web page": (b"<!DOCTYPE html>\n<html><title>Sign in</title></html>\n", ["web page", "ownload"]),
     "JSON": (b'{"code": 401, "message": "Access denied"}\n', ["JSON", "as CSV"]),
-    "gzip": (gzip.compress(GOOD), ["gzip", "unpack"]),
+    "gzip in gzip": (gzip.compress(gzip.compress(GOOD)), ["gzip within gzip", "unpack"]),
+    "ZIP in gzip": (gzip.compress(packed()), ["ZIP within gzip", "unpack"]),
+    "tar in gzip": (gzip.compress(b"log.csv" + bytes(93) + b"0000644" + bytes(405) + GOOD), ["zero bytes"]),
+    "gzip cut off": (gzip.compress(GOOD)[:-9], ["broken gzip", "Download"]),
+    "gzip with a tail": (gzip.compress(GOOD) + b"tail", ["broken gzip", "Download"]),
+    "gzip with another checksum": (with_flipped_byte(gzip.compress(GOOD, 0), 3000), ["broken gzip", "Download"]),
+    "gzip bomb": (gzip.compress(HEADER + b"RC1,u1," + b"x" * 30_000_000 + b"\n"), ["log.csv", "unpacks to"]),
+    "companion of macOS": (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ", ["companion", "macOS"]),
     "Parquet": (b"PAR1\x15\x04\x15" + bytes(99) + b"PAR1", ["Parquet", "CSV"]),
     "prose": (b"Dear team, here is the export you asked for.\n", ["line 1", "no column", "Dear team"]),
     # another delimiter
@@ -99,12 +129,20 @@ WHOLE_FILES: dict[str, tuple[bytes, list[str]]] = {
     # ZIP
     "ZIP cut off": (packed()[:-40], ["broken ZIP", "Download"]),
     "ZIP with another checksum": (with_flipped_byte(packed(method=zipfile.ZIP_STORED), 4000), ["broken ZIP", "CRC"]),
-    "ZIP under a password": (locked(packed()), ["broken ZIP", "password"]),
+    "ZIP under a password": (locked(packed()), ["encrypted", "without a password"]),
     "ZIP bomb": (packed(HEADER + b"RC1,u1," + b"x" * 30_000_000 + b"\n"), ["log.csv", "unpacks to 30,000,048 bytes"]),
     "ZIP bomb that lies": (
         lying_about_its_size(packed(HEADER + b"RC1,u1," + b"x" * 30_000_000 + b"\n")),
         ["log.csv", "broken ZIP"],
     ),
+    "ZIP by Deflate64": (by_method(packed(), 9), ["log.csv", "Deflate64", "Unpack it"]),
+    "ZIP by Zstandard": (by_method(packed(), 93), ["log.csv", "Zstandard", "Unpack it"]),
+    "ZIP by a method of tomorrow": (by_method(packed(), 77), ["log.csv", "method 77", "Unpack it"]),
+    "first part of a split ZIP": (b"PK\x07\x08" + packed()[:200], ["broken ZIP", "Download"]),
+    "last part of a split ZIP": (split(packed()), ["part of a split ZIP", "whole ZIP"]),
+    "ZIP of bombs": (many_bombs(), ["unpacks to", "by hand"]),
+    "ZIP of a ZIP": (packed(packed(), "log.zip"), ["ZIP without a CSV", "log.zip"]),
+    "ZIP of companions": (packed(b"Mac OS X", "__MACOSX/._log.csv"), ["ZIP without a CSV"]),
     "ZIP with an empty CSV": (packed(b""), ["log.csv", "is empty"]),
     # encodings and line ends
     "UTF-16 with BOM": (GOOD.decode().encode("utf-16"), ["UTF-16", "UTF-8"]),

@@ -106,11 +106,35 @@ def test_only_rows_that_do_not_tell_leave_no_bookmark(exports: Exports, make_row
     assert run.bookmark is None
 
 
-def test_bookmark_does_not_pass_now(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
-    before = datetime.now(tz=UTC) - timedelta(seconds=1)
-    run = sync(exports.csv([make_row(1, Modify_time="2999-01-01 00:00:00 +0000")]))
+AHEAD = "2999-01-01 00:00:00 +0000"
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_stamp_in_the_future_does_not_move_the_bookmark_past_a_change_that_comes_later(
+    exports: Exports, make_row: MakeRow, sync: Tap, *, slow: bool
+) -> None:
+    settings: dict[str, Any] = {"stream_maps": {"subscription_log": {"term_name": "term_name"}}} if slow else {}
+    path = exports.csv([make_row(1, Term_name="Monthly", Modify_time=stamp(0)), make_row(2, Modify_time=AHEAD)])
+    first = sync(path, **settings)
+    assert first.bookmark == iso(START)
+    assert ids(first) == [1, 2]
+    exports.csv([make_row(1, Term_name="Yearly", Modify_time=stamp(3)), make_row(2, Modify_time=AHEAD)])
+    second = sync(path, state=first.of_type("STATE")[-1]["value"], lookback=0, **settings)
+    assert second.records[0]["term_name"] == "Yearly"
+    assert second.bookmark == iso(START + timedelta(minutes=10))
+
+
+def test_only_stamps_in_the_future_leave_no_bookmark(exports: Exports, make_row: MakeRow, sync: Tap) -> None:
+    assert sync(exports.csv([make_row(1, Modify_time=AHEAD)])).bookmark is None
+
+
+def test_a_clock_that_is_a_little_ahead_of_ours_moves_the_bookmark_to_now(
+    exports: Exports, make_row: MakeRow, sync: Tap
+) -> None:
+    ahead = datetime.now(tz=UTC) + log_stream.CLOCK_SLACK - timedelta(minutes=1)
+    run = sync(exports.csv([make_row(1, Modify_time=ahead.strftime("%Y-%m-%d %H:%M:%S +0000"))]))
     assert run.bookmark is not None
-    assert before <= datetime.fromisoformat(run.bookmark) <= datetime.now(tz=UTC)
+    assert datetime.now(tz=UTC) - timedelta(minutes=1) < datetime.fromisoformat(run.bookmark) <= datetime.now(tz=UTC)
 
 
 def with_bad_row(exports: Exports, make_row: MakeRow, **cells: str) -> Path:

@@ -55,7 +55,7 @@ def test_what_was_handed_on_is_not_read_again(
     third = sync(path, state=last_state(second), **settings)
     assert [skipped(run) for run in (first, second, third)] == [False, True, True]
     assert len(first.records) + len(first.batch_rows) == len(rows)
-    assert last_state(third) == last_state(second)
+    assert third.states[-1] | {"ended": ""} == second.states[-1] | {"ended": ""}
     assert second.bookmark == first.bookmark
     signature = claim(first)["signature"]
     assert claim(first) == {"signature": signature, "after": None, "all": True}

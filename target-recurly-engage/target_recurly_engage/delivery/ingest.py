@@ -215,13 +215,15 @@ class IngestDelivery:
         """Make the table of what is to be sent: of known readers the traits that differ, of others all."""
         rows = f"(SELECT * FROM plan WHERE {self._is_due(now)})"
         differences = properties(self._ledger, self._contract, rows, typed=self._typed)
-        self._ledger.connection.execute(f"CREATE OR REPLACE TEMP TABLE outbox AS {differences}")
+        self._ledger.connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE outbox AS SELECT row_number() OVER () - 1 AS number, * FROM ({differences})"
+        )
         return self._ledger.count("SELECT count(*) FROM outbox")
 
     def _outbox(self) -> Iterator[tuple[str, dict[str, Any]]]:
         start = 0
         while rows := self._ledger.connection.execute(
-            "SELECT user_id, properties FROM outbox WHERE rowid >= ? AND rowid < ? ORDER BY rowid",
+            "SELECT user_id, properties FROM outbox WHERE number >= ? AND number < ? ORDER BY number",
             [start, start + PAGE],
         ).fetchall():
             start += PAGE

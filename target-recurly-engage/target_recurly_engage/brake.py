@@ -71,6 +71,24 @@ class Brake:
                 "column again, and select it in the tap"
             )
 
+    def check_first_columns(self, stream: str, missing: Iterable[str], words: str) -> None:
+        """Check for traits of which Engage was sent nothing yet and that came with no column."""
+        names = sorted(missing)
+        what = f"Columns missing in {stream}, on a first load"
+        self._note(what, ", ".join(names) or "none", "any that the settings do not leave out", wrong=bool(names))
+        if names:
+            self.findings.append(f"first load: of {stream}, {words}")
+
+    def check_first_values(self, stream: str, empty: Iterable[tuple[str, int, int, float]]) -> None:
+        """Check for columns of a first load that are nearly always filled and look empty."""
+        for column, count, rows, least in empty:
+            saw = f"{count:,} of {rows:,} rows"
+            self._note(f"Rows of {stream} with {column}, on a first load", saw, f"below {100 * least:g} %", wrong=True)
+            self.findings.append(
+                f"first load: only {saw} of {stream} have {column} (below {100 * least:g} %), which is nearly always "
+                "filled: is it another column, or an export that is broken?"
+            )
+
     def check_rows(self, stream: str, merge: Merge, *, complete: bool) -> None:
         """Look for a complete stream that is far smaller than the last, or whose ids are all others."""
         if not complete or not merge.before:

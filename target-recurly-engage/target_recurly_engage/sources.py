@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from piano_engage_common.duck import name
 
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
+from target_recurly_engage.first_load import empty_columns, never_delivered, words_of_missing
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 from target_recurly_engage.values import name_of
@@ -141,6 +142,7 @@ class Sources:
     def _merge_subscriptions(self, intake: SubscriptionsIntake, contract: Contract, *, whole: bool) -> None:
         complete = self._complete[intake]
         self._check_columns("the export", intake, contract.own, contract.wording)
+        self._check_first_load("the export", intake, contract)
         with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
             done = merge(self._ledger, complete=complete)
         self._summary.merge = done
@@ -150,6 +152,18 @@ class Sources:
                 "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
                 "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"
             )
+
+    def _check_first_load(self, stream: str, intake: Intake, contract: Contract) -> None:
+        """Have the brake look at what came first of all, or first of a trait."""
+        if not intake.rows:
+            return
+        absent = [trait for trait in contract.own if trait.key not in intake.columns]
+        missing = [trait.key for trait in never_delivered(self._ledger, absent)]
+        words = words_of_missing(missing, contract, intake.offered) if missing else ""
+        self._brake.check_first_columns(stream, missing, words)
+        if not self._ledger.count("SELECT count(*) FROM subscriptions"):
+            wanted = {trait.key for trait in contract.own} & intake.columns
+            self._brake.check_first_values(stream, empty_columns(self._ledger, intake.table, wanted))
 
     def _merge_users(self, intake: UsersIntake, contract: Contract) -> None:
         stream, complete = contract.stream(intake.stream.stream), self._complete[intake]

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Trait
 
-FLOOR: Final = 100
+FLOOR: Final = 250
 """Fewer rows may look like anything."""
 
 FILLED: Final = {
     "subscription_status": 0.9, "access_expiration_date": 0.5, "term_id": 0.9, "term_name": 0.9, "start_date": 0.9,
-    "create_date": 0.9,
 }  # fmt: skip
 """Share of rows in which a column has a value at the least. In logs of Piano it is all rows; of access expiration more
 than 99 %, but some publishers sell much access without an end."""
@@ -57,9 +56,10 @@ def words_of_missing(missing: Collection[str], contract: Contract, offered: Coll
     near = {one: get_close_matches(one, others, n=1, cutoff=0.8) for one in missing}
     meant = "".join(f"; there is {found[0]!r}: did you mean {one!r}" for one, found in near.items() if found)
     return (
-        f"{', '.join(sorted(missing))} did not come, and Engage has no value of them yet: every user would be sent that "
-        f"there is none{meant}. Correct the header or the selection in the tap (its log names the columns that it does "
-        f"not know). If the export is not meant to have them, leave them out: traits: {_setting(missing, contract)}"
+        f"{', '.join(sorted(missing))} did not come, and Engage has no value of them yet: every user would be sent "
+        f"that there is none{meant}. Correct the header or the selection in the tap (its log names columns that it "
+        "does not know). If the export is not meant to have them, leave them out: "
+        f"traits: {_setting(missing, contract)}"
     )
 
 

@@ -141,8 +141,7 @@ class Engage:
 
     def subscriptions(self, count: int, **values: object) -> list[Record]:
         """Make as many readers with a subscription each."""
-        named = {"term_id": "TM1", "term_name": "Monthly", "create_date": "2026-01-01T10:00:00+00:00"} | values
-        return [self.subscription(number, **(named if count >= 100 else values)) for number in range(1, count + 1)]
+        return [self.subscription(number, **values) for number in range(1, count + 1)]
 
     @staticmethod
     def schema(properties: Iterable[str] = PROPERTIES, stream: str = STREAM) -> Message:

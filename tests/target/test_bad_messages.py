@@ -287,7 +287,7 @@ def test_half_a_character_a_name_twice_and_no_object_are_counted(engage: Engage)
     assert run.code == 0, run.log
     assert sent(engage) == {"u1": "none", "u6": "\U0001f600", "u7": "none"}
     assert engage.summaries[-1]["rows"] == {"read": 8, "rejected": 5}
-    assert engage.summaries[-1]["invalid_values"] == {"crm": {"tier": 1}}
+    assert engage.summaries[-1]["invalid_values"] == {"crm": {"tier": 2}}
 
 
 # Streams beside the users

@@ -23,13 +23,13 @@ MAX_THREADS = 4
 
 
 def connect(
-    database: Path | None = None, *, spill: Path, memory_limit: str = DEFAULT_MEMORY_LIMIT
+    database: Path | None = None, *, spill: Path | None = None, memory_limit: str = DEFAULT_MEMORY_LIMIT
 ) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB database that never fetches extensions, works in UTC and spills into *spill*.
 
     Args:
         database: the file, made when it does not exist; None for a database in memory.
-        spill: folder for what does not fit in memory; made when something is spilled.
+        spill: folder for what does not fit in memory, made when something is spilled; None to spill nothing.
         memory_limit: DuckDB's ``memory_limit``, such as ``"320MB"``.
 
     Raises:
@@ -44,7 +44,7 @@ def connect(
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "memory_limit": memory_limit,
-            "temp_directory": str(spill),
+            "temp_directory": str(spill) if spill else "",
             "threads": str(min(os.cpu_count() or 1, MAX_THREADS)),
             "async_threads": "0",  # a COPY that fails, of a full disk for one, may wait for these for ever
         },

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.invariants import ROWS
-from target_recurly_engage.primary import LIVE, TERM_TYPE, words
+from target_recurly_engage.primary import LATER, LIVE, TAKES_OVER, TERM_TYPE, at, words
 from target_recurly_engage.statuses import Meaning, is_one_of, is_unknown, word_of
 from target_recurly_engage.traits import SQL_TYPES, Kind, Trait, blank_is_null
 
@@ -64,7 +64,7 @@ class Formula:
     @property
     def cast(self) -> str:
         """The SQL of its value, of its type."""
-        return f"TRY_CAST(({self.sql}) AS {'DATE' if self.kind is Kind.DATE else SQL_TYPES[self.kind]})"
+        return f"TRY_CAST((\n{self.sql}\n) AS {'DATE' if self.kind is Kind.DATE else SQL_TYPES[self.kind]})"
 
 
 def _days_since(column: str) -> str:
@@ -103,7 +103,10 @@ FORMULAS: Final[tuple[Formula, ...]] = (
             "CASE WHEN live AND auto_renew IS NOT TRUE AND access_end_day >= today "
             "THEN date_diff('day', today, access_end_day) END"
         ),
-        meaning="Days until access ends, where it will not renew, by the calendar; 0 on the last day.",
+        meaning=(
+            "Days until access ends, where it will not renew, by the calendar; 0 on the last day. Access until 00:00 "
+            "ends on the day before."
+        ),
     ),
     Formula(
         name="days_in_grace", kind=Kind.NUMBER, thresholds=(1, 3, 5, 7, 14, 30),
@@ -147,7 +150,10 @@ FORMULAS: Final[tuple[Formula, ...]] = (
     Formula(
         name="tenure", kind=Kind.NUMBER, sql="sum(days_added)", of_all=True, clear="0",
         thresholds=(30, 90, 120, 180, 365, 730, 1095),
-        meaning="Days on which the reader had access by any subscription; a day with two counts once.",
+        meaning=(
+            "Days on which the user had access by any subscription, the first and the last one included; a day with "
+            "two counts once."
+        ),
     ),
 )  # fmt: skip
 """The computed traits that ship."""
@@ -156,20 +162,21 @@ BY_NAME: Final = {formula.name: formula for formula in FORMULAS}
 USUAL: Final = tuple(formula.name for formula in FORMULAS if formula.usual)
 
 LIVES_COLUMNS: Final = (
-    "is_primary", "word", "stage", "live", "in_trial", "in_grace", "today", "moment", "start_day", "end_day",
-    "access_end_day", "trial_end_day", "grace_start_day", "days_added",
+    "is_primary", "word", "stage", "live", "takes_over", "in_trial", "in_grace", "today", "moment", "start_day",
+    "end_day", "access_end_day", "trial_end_day", "grace_start_day", "days_added",
 )  # fmt: skip
 """Columns of ``lives`` beside those of ``subscriptions``."""
 
 _STAGE: Final = f"""CASE
     WHEN {is_unknown("word")} THEN 'unknown'
-    WHEN {is_one_of("word", Meaning.REPLACED, Meaning.APART)} THEN 'none'
+    WHEN takes_over THEN 'active'
+    WHEN {is_one_of("word", Meaning.REPLACED, Meaning.AWAITED, Meaning.APART)} OR {LATER} THEN 'none'
     WHEN NOT live THEN 'lapsed'
     WHEN in_grace THEN 'grace'
     WHEN in_trial THEN 'trial'
     WHEN {is_one_of("word", Meaning.LEAVES, Meaning.ENDED)} THEN 'pending_cancel'
-    WHEN NOT auto_renew AND (auto_renew_disablement_date IS NOT NULL OR {TERM_TYPE} IN ({words(RENEWING_TERMS)}))
-        THEN 'pending_cancel'
+    WHEN NOT auto_renew AND (auto_renew_disablement_date IS NOT NULL
+        OR (access_expiration_date IS NOT NULL AND {TERM_TYPE} IN ({words(RENEWING_TERMS)}))) THEN 'pending_cancel'
     ELSE 'active' END"""
 """The first line that holds."""
 
@@ -180,24 +187,31 @@ STAGE_SQL: Final = "\n".join(" ".join(line.split()) for line in _STAGE.splitline
 def lives(rule: PrimaryRule, *, now: str, zone: str, tenure: bool, only: str = "true") -> str:
     """Make the SQL of ``lives``, which reads the tables ``subscriptions`` and ``primaries`` (user_id, row, an id).
 
-    A day is one of the calendar of *zone*. ``word`` is the status as the map spells it; ``live``, ``in_trial``,
-    ``in_grace`` and ``stage`` judge one subscription; ``days_added`` are the days on which it gave access and none of
-    those that began before it did, and are worked out when *tenure* asks for them. *only* is a condition on the rows of
-    ``subscriptions`` that are of interest.
+    It reads ``takes_over`` as well. A day is one of the calendar of *zone*; the day of an end is the last one before
+    it, so what ends at 00:00 ends on the day before. ``word`` is the status as the map spells it; ``live``,
+    ``takes_over``, ``in_trial``, ``in_grace`` and ``stage`` judge one subscription; ``days_added`` are the days on
+    which it gave access and none of those that began before it did, and are worked out when *tenure* asks for them.
+    *only* is a condition on the rows of ``subscriptions`` that are of interest.
     """
 
     def day(column: str) -> str:
         return f"timezone({text(zone)}, {column})::DATE"
 
+    def last_day(column: str) -> str:
+        return day(f"{column} - INTERVAL 1 MICROSECOND")
+
+    takes_over = f"{TAKES_OVER}.subscription_id IS NOT NULL"
     given = f"""
         SELECT subscriptions.*, moment, {day("moment")} AS today,
-            {word_of("subscription_status")} AS word, {LIVE} AS live, {day("start_date")} AS start_day,
-            {day("end_date")} AS end_day, {day("access_expiration_date")} AS access_end_day,
-            {day("trial_period_end_date")} AS trial_end_day, {day("grace_period_start_date")} AS grace_start_day
-        FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment) WHERE {rule.counts} AND {only}
+            {word_of("subscription_status")} AS word, {takes_over} AS takes_over, {takes_over} OR {LIVE} AS live,
+            {day("start_date")} AS start_day, {last_day("end_date")} AS end_day,
+            {last_day("access_expiration_date")} AS access_end_day,
+            {last_day("trial_period_end_date")} AS trial_end_day, {day("grace_period_start_date")} AS grace_start_day
+        FROM subscriptions LEFT JOIN {TAKES_OVER} USING (subscription_id) CROSS JOIN {at(now)}
+        WHERE {rule.counts} AND {only}
     """
     judged = f"""
-        SELECT *, live AND coalesce(trial_period_end_date > moment, false) AS in_trial,
+        SELECT *, live AND NOT takes_over AND coalesce(trial_period_end_date > moment, false) AS in_trial,
             live AND coalesce(currently_in_grace_period, false) AS in_grace
         FROM ({given})
     """
@@ -216,16 +230,16 @@ _DAYS_ADDED: Final = (
 
 
 def _spans(staged: str) -> str:
-    """Give each subscription the days between which it gave access, and until when those before it had."""
-    never = is_one_of("word", Meaning.APART)
+    """Build the SQL that adds the days on which access began and was over, and until when those before had it."""
+    never = f"(({is_one_of('word', Meaning.AWAITED, Meaning.APART)} OR {LATER}) AND NOT takes_over)"
     return f"""
         SELECT *, max(span_end) OVER (
             PARTITION BY user_id ORDER BY span_start, subscription_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS covered
         FROM (
             SELECT *, CASE WHEN NOT {never} THEN start_day END AS span_start,
-                CASE WHEN {never} OR start_day IS NULL THEN NULL WHEN live THEN today
-                    ELSE least(coalesce(access_end_day, end_day, start_day), today) END AS span_end
+                CASE WHEN {never} OR start_day IS NULL THEN NULL WHEN live THEN today + 1
+                    ELSE least(coalesce(access_end_day, end_day, start_day), today) + 1 END AS span_end
             FROM ({staged})
         )
     """

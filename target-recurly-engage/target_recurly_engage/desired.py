@@ -6,26 +6,34 @@ users, and the audience (who is in which segment and arm).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import duckdb
 from piano_engage_common.duck import name, text
+from piano_engage_common.stops import ConfigRefused
 
-from target_recurly_engage.computed import computed, lives
+from target_recurly_engage.computed import BY_NAME, computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
 from target_recurly_engage.intake import INVALID
 from target_recurly_engage.invariants import ROWS, check, check_primaries
 from target_recurly_engage.predicates import may, member, predicate, told
+from target_recurly_engage.primary import TAKES_OVER, judged, taking_over
 from target_recurly_engage.traits import Kind, blank_is_null
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from target_recurly_engage.computed import Formula
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.promotions import Promotion
     from target_recurly_engage.traits import Trait, Wording
+
+
+_OF_VALUES: Final = (duckdb.DataError, duckdb.InvalidInputException)
+"""What DuckDB raises where a value, and not the query, is at fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,7 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
     """
     execute = ledger.connection.execute
     own = Source(table="subscriptions", row="row", traits=contract.own, pointer="subscriptions.subscription_id")
+    execute(f"CREATE OR REPLACE TEMP TABLE {TAKES_OVER} AS {taking_over(contract.primary, now)}")
     execute(f"CREATE OR REPLACE TEMP TABLE primaries AS {_primaries(own, contract, now)}")
     users, rows = check_primaries(ledger, contract.primary.counts)
     sources = [own]
@@ -96,7 +105,7 @@ def desire(ledger: Ledger, contract: Contract, now: str) -> tuple[Source, ...]:
 
 def forget_desired(ledger: Ledger, *tables: str) -> None:
     """Drop what :func:`desire` made."""
-    for table in tables or ("primaries", "computed", "matches", "audience", "eligible", "held_codes"):
+    for table in tables or ("primaries", "computed", "matches", "audience", "eligible", "held_codes", TAKES_OVER):
         ledger.connection.execute(f"DROP TABLE IF EXISTS temp.{name(table)}")
 
 
@@ -115,7 +124,8 @@ def _compute(ledger: Ledger, contract: Contract, now: str, *, users: int, rows: 
         if formulas or not of_all:
             source = lives(contract.primary, now=now, zone=contract.wording.zone, tenure=spans)
             table = f"computed_{len(made)}"
-            execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {computed(formulas, source, of_all=of_all)}")
+            with _own_formulas(formulas):
+                execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {computed(formulas, source, of_all=of_all)}")
             found, read = execute(f"SELECT count(*), sum({ROWS}) FROM {table}").fetchall()[0]
             check("users with computed traits", found=found, expected=users)
             check("subscriptions that computed traits are made of", found=read or 0, expected=rows if of_all else users)
@@ -126,6 +136,24 @@ def _compute(ledger: Ledger, contract: Contract, now: str, *, users: int, rows: 
     check("users with computed traits", found=ledger.count("SELECT count(*) FROM computed"), expected=users)
     for table in made:
         execute(f"DROP TABLE {table}")
+
+
+@contextmanager
+def _own_formulas(formulas: tuple[Formula, ...]) -> Iterator[None]:
+    """Name the formulas of the user's own where one of *formulas* cannot be worked out on the rows there are.
+
+    Raises:
+        ConfigRefused: one cannot. What it stumbled over is not shown, for it may be about a person.
+    """
+    try:
+        yield
+    except _OF_VALUES as e:
+        own = ", ".join(one.name for one in formulas if one.name not in BY_NAME)
+        if not own:
+            raise
+        what = str(e).split(":", maxsplit=1)[0]
+        msg = f"traits: one of {own} cannot be worked out on the subscriptions there are ({what}): let it use TRY_CAST"
+        raise ConfigRefused(msg) from e
 
 
 def today_of(ledger: Ledger, wording: Wording, now: str) -> str:
@@ -228,9 +256,8 @@ def _primaries(own: Source, contract: Contract, now: str) -> str:
             SELECT user_id, count(*) AS {ROWS}, min({own.pointer}) AS row, min({fingerprint}) AS fingerprint
             FROM subscriptions WHERE {rule.counts} GROUP BY user_id
         ), chosen AS (
-            SELECT user_id, count(*) AS {ROWS},
-                arg_min({{row: {own.pointer}, fingerprint: {fingerprint}}}, {rule.sql}) AS best
-            FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment)
+            SELECT user_id, count(*) AS {ROWS}, arg_min(best, {rule.sql}) AS best
+            FROM ({judged(now, f"{{row: {own.pointer}, fingerprint: {fingerprint}}} AS best")})
             SEMI JOIN (FROM readers WHERE {ROWS} > 1) USING (user_id)
             WHERE {rule.counts} GROUP BY user_id
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.predicates import may
-from target_recurly_engage.primary import FREE_TERMS, LIVE, TERM_TYPE, words
+from target_recurly_engage.primary import HELD, SOLD, at
 from target_recurly_engage.problems import suggestion
 from target_recurly_engage.promotions import make_held_codes, promotions_of, spelled
 from target_recurly_engage.statuses import Meaning, is_one_of, word_of
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 NEVER_HAD: Final = "never_had"
 NEVER_PAID: Final = "never_paid"
 
-SOLD: Final = f"{TERM_TYPE} NOT IN ({words(FREE_TERMS)})"
-"""The SQL that says whether a subscription is to a term that is sold, and not given for a registration, say."""
-BEGAN: Final = f"NOT {is_one_of(word_of('subscription_status'), Meaning.APART)}"
-"""The SQL that says whether a subscription ever began, and was not taken back."""
+BEGAN: Final = f"NOT {is_one_of(word_of('subscription_status'), Meaning.AWAITED, Meaning.APART)}"
+"""The SQL that says whether a subscription was bought, be it to begin later, and was not taken back."""
 
 CUSTOMERS: Final = {NEVER_HAD: f"{SOLD} AND {BEGAN}", NEVER_PAID: "total_charged > 0"}
 """By the setting ``new_customers``, the SQL of a subscription after which a reader is no new customer."""
@@ -78,8 +76,8 @@ def make_eligible(ledger: Ledger, contract: Contract, now: str) -> dict[str, Pro
     used = "".join(f", bool_or(promotion_id = {text(one)}) AS {name(f'used {one}')}" for one in asked)
     facts = f"""
         SELECT user_id, coalesce(bool_or({CUSTOMERS[contract.new_customers]}), false) AS customer,
-            list(DISTINCT term_id) FILTER ({LIVE}) AS live_terms{used}
-        FROM subscriptions CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment)
+            list(DISTINCT term_id) FILTER ({HELD}) AS live_terms{used}
+        FROM subscriptions CROSS JOIN {at(now)}
         LEFT JOIN held_codes ON code = {spelled("promo_code")}
         GROUP BY user_id
     """

@@ -14,6 +14,7 @@ from target_recurly_engage.erase import receipt_of
 from target_recurly_engage.invariants import check
 from target_recurly_engage.manifest import description
 from target_recurly_engage.predicates import member
+from target_recurly_engage.primary import judged
 from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.traits import TRAITS
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _WORDS: Final = {
     "live": {"false": "yes", "true": "no"},
+    "renews": {"false": "yes", "true": "no"},
     "paid": {"0": "paid", "1": "trial", "2": "free"},
     "not_site_licence": {"false": "yes", "true": "no"},
 }
@@ -89,11 +91,11 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
 def _subscriptions(ledger: Ledger, contract: Contract, now: str) -> list[dict[str, Any]]:
     rule, columns = contract.primary, [trait.name for trait in TRAITS]
     criteria = rule.criteria()
-    cells = [f"{name(column)}::VARCHAR" for column in columns]
+    real = [f"subscriptions.{name(column)}::VARCHAR AS {name(f'real {column}')}" for column in columns]
+    cells = [name(f"real {column}") for column in columns]
     cells += [f"({sql})::VARCHAR" for sql in criteria.values()]
     rows = ledger.connection.execute(
-        f"SELECT {rule.counts}, {', '.join(cells)} FROM subscriptions "
-        f"CROSS JOIN (SELECT {text(now)}::TIMESTAMPTZ AS moment) ORDER BY NOT ({rule.counts}), {rule.sql}"
+        f"SELECT {rule.counts}, {', '.join(cells)} FROM ({judged(now, *real)}) ORDER BY NOT ({rule.counts}), {rule.sql}"
     ).fetchall()
     return [
         {

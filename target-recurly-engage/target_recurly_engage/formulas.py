@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import connect, name, text
 
 from target_recurly_engage.computed import LIVES_COLUMNS, Formula
+from target_recurly_engage.functions import misuse
 from target_recurly_engage.problems import suggestion
 from target_recurly_engage.traits import NAMES, SQL_TYPES, TRAITS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from target_recurly_engage.problems import Problems
 
@@ -27,13 +28,11 @@ _LIVES_TYPES: Final = (
 )
 _AT_ALIAS: Final = 'at or near "AS"'
 """The end of what DuckDB says where it stumbles over what stands behind a formula."""
+_PLAIN: Final = re.compile(r"\"?[A-Z_0-9 ]+\"?(\(\d+,\d+\))?")
+"""Types of single values, as DuckDB spells them: a list, a struct, or the state of an aggregate has brackets."""
+_PLACES: Final = frozenset({"query_location", "query_location_length"})
 _MEMBERS: Final = ("name", "type", "sql", "has_active", "has_had", "description", "thresholds", "clear")
 _ASKABLE: Final = (*NAMES, "stage")
-_READS_ELSEWHERE: Final = {
-    "SUBQUERY": "no SELECT", "TABLE_FUNCTION": "no SELECT", "WINDOW": "no OVER",
-}  # fmt: skip
-"""What would read rows of others, by the class or the type that DuckDB has for it."""
-_MAKES_ROWS: Final = frozenset({"unnest", "generate_subscripts"})
 
 
 def formula_of(path: str, given: Mapping[str, Any], problems: Problems) -> Formula | None:
@@ -96,95 +95,78 @@ def compound(asked: tuple[str, ...]) -> str:
 
 def _sql(path: str, given: Mapping[str, Any], problems: Problems) -> str | None:
     """Check a formula against an empty ``lives``, in a database that can reach nothing."""
-    sql, kind = str(given["sql"]), Kind(given["type"])
-    try:
-        tree = _parsed(sql)
-    except ValueError as e:
-        problems.add(f"{path}.sql", f"cannot be parsed: {e}")
+    sql, kind = given["sql"], Kind(given["type"])
+    if not isinstance(sql, str):
+        problems.add(f"{path}.sql", "takes a text")
         return None
-    if wrong := _misuse(tree):
+    try:
+        wrong = misuse(_parsed(sql), _LIVES_TYPES)
+    except (ValueError, duckdb.Error) as e:
+        wrong = f"cannot be parsed: {str(e).splitlines()[0]}"
+    except RecursionError:
+        wrong = "cannot be parsed: it is nested too deep"
+    if not wrong:
+        wrong = _complaint(sql, kind)
+    if wrong:
         problems.add(f"{path}.sql", wrong)
-        return None
-    cast = "DATE" if kind is Kind.DATE else SQL_TYPES[kind]
-    try:
-        with duckdb.connect(config={"enable_external_access": "false"}) as connection:
-            columns = ", ".join(f"{name(column)} {kind}" for column, kind in _LIVES_TYPES.items())
-            connection.execute(f"CREATE TABLE lives ({columns})")
-            made = connection.execute(f"DESCRIBE SELECT ({sql}) AS value FROM lives GROUP BY user_id, today, moment")
-            ((_, found, *_),) = made.fetchall()
-            connection.execute(f"SELECT ({sql})::{cast} FROM lives GROUP BY user_id, today, moment").fetchall()
-    except duckdb.Error as e:
-        complaint = str(e).splitlines()[0].rstrip(".")
-        known = ", ".join(LIVES_COLUMNS)
-        problems.add(
-            f"{path}.sql",
-            f"cannot be worked out: {complaint}. It is an aggregate over the rows of one reader, of the log's "
-            f"properties and {known}; docs/traits.md has examples",
-        )
-        return None
-    if found == "VARCHAR" and kind is not Kind.STRING:
-        problems.add(f"{path}.sql", f"makes a text, and type says {kind}; say type: string")
         return None
     return sql
 
 
-def _misuse(tree: Any) -> str | None:  # noqa: ANN401 - a tree of DuckDB's
-    """Say what a formula does that none may do."""
-    for function in _functions(tree):
-        if function in _MAKES_ROWS:
-            return f"{function}() makes several rows of a reader, who has one value"
-        if function in _unsteady():
-            return (
-                f"{function}() does not always answer the same, so every run would send; there are the columns "
-                "today and moment"
+def _complaint(sql: str, kind: Kind) -> str | None:
+    """Return what DuckDB has against a formula, or that it makes another type than *kind*."""
+    cast = "DATE" if kind is Kind.DATE else SQL_TYPES[kind]
+    try:
+        with connect() as connection:
+            connection.execute("SET enable_external_access = false")
+            columns = ", ".join(f"{name(column)} {kind}" for column, kind in _LIVES_TYPES.items())
+            connection.execute(f"CREATE TABLE lives ({columns})")
+            made = connection.execute(
+                f"DESCRIBE SELECT (\n{sql}\n) AS value FROM lives GROUP BY user_id, today, moment"
             )
-    kinds = {kind for node in _nodes(tree) for kind in (node.get("class"), node.get("type")) if isinstance(kind, str)}
-    if elsewhere := sorted(kinds & set(_READS_ELSEWHERE)):
-        return f"may read the subscriptions of one reader only, so it takes {_READS_ELSEWHERE[elsewhere[0]]}"
+            ((_, found, *_),) = made.fetchall()
+            connection.execute(f"SELECT (\n{sql}\n)::{cast} FROM lives GROUP BY user_id, today, moment").fetchall()
+    except duckdb.Error as e:
+        complaint = str(e).splitlines()[0].rstrip(".")
+        known = ", ".join(LIVES_COLUMNS)
+        return (
+            f"cannot be worked out: {complaint}. It is an aggregate over the rows of one reader, of the log's "
+            f"properties and {known}; docs/traits.md has examples"
+        )
+    if found == "VARCHAR" and kind is not Kind.STRING:
+        return f"makes a text, and type says {kind}; say type: string"
+    if not _PLAIN.fullmatch(found):
+        return f"makes {found}, which is no single value"
     return None
 
 
 def _parsed(sql: str) -> Any:  # noqa: ANN401 - a tree of DuckDB's
-    with duckdb.connect() as connection:
-        # Alone on its line, so that a comment in it ends before the alias, and cannot hide it.
-        ((answer,),) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{sql}\n) AS value"]).fetchall()
-    tree = json.loads(answer)
-    if tree.get("error"):
-        complaint = str(tree.get("error_message", "")).splitlines()[0]
-        raise ValueError("it ends before it is complete" if complaint.endswith(_AT_ALIAS) else complaint)
-    statements = tree.get("statements", [])
-    node = statements[0]["node"] if len(statements) == 1 else {}
-    if len(node.get("select_list", [])) != 1 or node["from_table"]["type"] != "EMPTY" or node.get("where_clause"):
+    """Return the tree of an expression.
+
+    Raises:
+        ValueError: it is none, or something else beside it.
+    """
+    with connect() as connection:
+        tree, frame = (_tree(connection, one) for one in (sql, "NULL"))
+    found, _ = tree.pop("select_list", []), frame.pop("select_list")
+    if len(found) != 1 or tree != frame:
         msg = "it is not one expression"
         raise ValueError(msg)
-    return node["select_list"][0]
+    if found[0].get("function_name") == "row" and not any(found[0].get(one) for one in ("children", "arguments")):
+        msg = "it is empty"
+        raise ValueError(msg)
+    return found[0]
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a tree of DuckDB's
-    if isinstance(tree, dict):
-        yield tree
-        for member in tree.values():
-            yield from _nodes(member)
-    elif isinstance(tree, list):
-        for member in tree:
-            yield from _nodes(member)
-
-
-def _functions(tree: Any) -> Iterator[str]:  # noqa: ANN401 - a tree of DuckDB's
-    for node in _nodes(tree):
-        if node.get("class") == "FUNCTION":
-            yield str(node.get("function_name", "")).lower()
-        elif node.get("class") == "COLUMN_REF" and len(node.get("column_names", [])) == 1:
-            yield str(node["column_names"][0]).lower()  # current_date and its like are written without brackets
-
-
-@cache
-def _unsteady() -> frozenset[str]:
-    """Name the functions whose answer is not made of what they are asked alone."""
-    query = (
-        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-        "WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
+def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
+    """Return the tree of a query of one expression, without the places of its words."""
+    # Alone on its line, so that a comment in it ends before the alias, and cannot hide it.
+    ((answer,),) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{sql}\n) AS value"]).fetchall()
+    tree = json.loads(
+        answer, object_pairs_hook=lambda pairs: {one: value for one, value in pairs if one not in _PLACES}
     )
-    with duckdb.connect() as connection:
-        found = {function for (function,) in connection.execute(query).fetchall()}
-    return frozenset(found - set(_LIVES_TYPES)) | {"current_date", "current_timestamp", "localtimestamp"}
+    if tree.get("error"):
+        complaint = (str(tree.get("error_message", "")).splitlines() or [""])[0]
+        raise ValueError("it ends before it is complete" if complaint.endswith(_AT_ALIAS) else complaint)
+    statements = tree.get("statements", [])
+    return dict(statements[0]["node"]) if len(statements) == 1 else {}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Wording
 
-_OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
+OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
 """Columns of ``delivered`` that are no traits."""
 
 _GONE: Final = "gone"
@@ -163,7 +163,7 @@ def _mend(ledger: Ledger) -> None:
 
 def told_traits(ledger: Ledger, contract: Contract) -> tuple[Trait, ...]:
     """Give the traits that ``delivered`` has columns of: those of the contract, then those that have left it."""
-    columns = [column for column in ledger.columns("delivered") if column not in _OF_DELIVERIES]
+    columns = [column for column in ledger.columns("delivered") if column not in OF_DELIVERIES]
     kinds = ledger.kinds()
     active = tuple(trait for trait in contract.with_kinds(kinds).traits if trait.name in columns)
     left = (one for one in columns if one not in {trait.name for trait in active})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from target_recurly_engage.problems import Problems
 
-DEFAULT_ORDER: Final = ("live", "paid", "latest_access_end", "latest_start")
+DEFAULT_ORDER: Final = ("live", "renews", "paid", "latest_access_end", "latest_start")
 SITE_LICENCES: Final = ("specific email addresses contract", "email domain contract", "ip range contract")
 """Types of terms that an employer or a school pays for (fact sheet of Piano, 3.1)."""
 FREE_TERMS: Final = ("registration", "newsletter", "ad view", "custom", "access granted")
@@ -32,13 +32,33 @@ def words(spelled: tuple[str, ...]) -> str:
 
 TERM_TYPE: Final = "coalesce(lower(trim(term_type)), '')"
 
-LIVE: Final = (
-    f"NOT {is_one_of(word_of('subscription_status'), Meaning.REPLACED, Meaning.APART)} AND ("
+_WORD: Final = word_of("subscription_status")
+_GOES_ON: Final = is_one_of(_WORD, Meaning.RUNS, Meaning.LEAVES)
+
+HELD: Final = (
+    f"NOT {is_one_of(_WORD, Meaning.REPLACED, Meaning.AWAITED, Meaning.APART)} AND ("
     "coalesce(currently_in_grace_period, false) OR CASE WHEN access_expiration_date IS NULL "
-    f"THEN {is_one_of(word_of('subscription_status'), Meaning.RUNS, Meaning.LEAVES)} "
-    f"ELSE access_expiration_date > {MOMENT} END)"
+    f"THEN {_GOES_ON} ELSE access_expiration_date > {MOMENT} END)"
 )
-"""Live is a subscription whose access has not ended, or that is in its grace period."""
+"""Held is a subscription whose access has not ended, or that is in its grace period; it may begin later."""
+
+LATER: Final = f"coalesce(start_date > {MOMENT}, false)"
+"""The SQL that says whether a subscription begins later, whatever its status says."""
+
+LIVE: Final = f"{HELD} AND NOT {LATER}"
+"""Live is a subscription that is held, and has begun."""
+
+SOLD: Final = f"{TERM_TYPE} NOT IN ({words(FREE_TERMS)})"
+"""The SQL that says whether a subscription is to a term that is sold, and not given for a registration, say."""
+
+RENEWS: Final = f"{LIVE} AND {is_one_of(_WORD, Meaning.RUNS)} AND coalesce(auto_renew, false) AND {SOLD}"
+"""A subscription renews if it is live and sold, its status lets it go on, and auto-renew is on."""
+
+_ACCESS_END: Final = (
+    "CASE WHEN access_expiration_date IS NOT NULL THEN epoch_us(access_expiration_date) "
+    f"WHEN {_GOES_ON} THEN 9223372036854775807 ELSE coalesce(epoch_us(end_date), 0) END"
+)
+"""Access without an end is the latest end; where the status says that it ended, the end of the subscription counts."""
 
 TIER: Final = (
     f"CASE WHEN trial_period_end_date > {MOMENT} THEN 1 WHEN {TERM_TYPE} IN ({words(FREE_TERMS)}) THEN 2 ELSE 0 END"
@@ -47,9 +67,10 @@ TIER: Final = (
 
 _CRITERIA: Final[dict[str, str]] = {
     "live": f"NOT ({LIVE})",
+    "renews": f"NOT ({RENEWS})",
     "paid": TIER,
     "not_site_licence": f"{TERM_TYPE} IN ({words(SITE_LICENCES)})",
-    "latest_access_end": "-coalesce(epoch_us(access_expiration_date), 0)",
+    "latest_access_end": f"-({_ACCESS_END})",
     "latest_start": "-coalesce(epoch_us(start_date), 0)",
     "earliest_start": "coalesce(epoch_us(start_date), 9223372036854775807)",
     "highest_total_charged": "-coalesce(total_charged, 0)",
@@ -142,3 +163,53 @@ def _values(path: str, given: Mapping[str, Any], problems: Problems) -> dict[str
         else:
             found[column] = tuple(str(value).strip() for value in values)
     return found
+
+
+# A subscription that takes over from one that was upgraded
+
+TAKES_OVER_DAYS: Final = 7
+"""Days after an upgrade in which the new subscription, as long as it is awaited, counts as live."""
+TAKES_OVER: Final = "takes_over"
+"""Table of the ids of these subscriptions; whoever judges more than one subscription makes it first."""
+_AWAITED: Final = (
+    f"({is_one_of(_WORD, Meaning.AWAITED)} OR ({_GOES_ON} AND {LATER})) "
+    f"AND coalesce(access_expiration_date > {MOMENT}, true)"
+)
+_UPGRADED: Final = (
+    f"{is_one_of(_WORD, Meaning.REPLACED)} AND coalesce(greatest(end_date, access_expiration_date) > "
+    f"{MOMENT} - INTERVAL {TAKES_OVER_DAYS} DAY, true)"
+)
+
+
+def at(now: str) -> str:
+    """Build the SQL of a relation with the column ``moment``: *now*, which is ISO 8601."""
+    return f"(SELECT {text(now)}::TIMESTAMPTZ AS {MOMENT})"
+
+
+def taking_over(rule: PrimaryRule, now: str) -> str:
+    """Build the SQL of the ids of awaited subscriptions of users who were upgraded a short while ago.
+
+    Piano ends the old subscription when it takes on a change of term, and the new one may begin later or wait for a
+    payment. In between no subscription of the user is live by itself, and the user is a customer all the same.
+    """
+    counted = f"FROM subscriptions CROSS JOIN {at(now)} WHERE {rule.counts}"
+    return f"""
+        SELECT subscription_id {counted} AND {_AWAITED}
+            AND user_id IN (SELECT user_id {counted} AND {_UPGRADED})
+    """
+
+
+def judged(now: str, *cells: str) -> str:
+    """Build the SQL of all subscriptions as criteria read them, with ``moment`` and *cells* of the real ones.
+
+    One that takes over counts as active and begun.
+    """
+    takes_over = f"{TAKES_OVER}.subscription_id IS NOT NULL"
+    return f"""
+        SELECT subscriptions.* REPLACE (
+                CASE WHEN {takes_over} THEN 'active' ELSE subscriptions.subscription_status END AS subscription_status,
+                CASE WHEN {takes_over} AND {LATER} THEN {MOMENT} ELSE subscriptions.start_date END AS start_date
+            ), {", ".join([MOMENT, *cells])}
+        FROM subscriptions CROSS JOIN {at(now)}
+        LEFT JOIN {TAKES_OVER} ON {TAKES_OVER}.subscription_id = subscriptions.subscription_id
+    """

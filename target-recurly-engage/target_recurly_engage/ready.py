@@ -69,11 +69,12 @@ _READY: Final[tuple[dict[str, Any], ...]] = (
     },
     {
         "name": "promo_eligible",
-        "description": "Nobody who pays, and never used a promo code: a first offer.",
+        "description": "Nobody who pays or has bought what begins later, and never used a promo code: a first offer.",
         "filters": [
             _row("has_used_promo", "include", "one_of", [False]),
             _row("lifecycle_stage", "include", "one_of", ["none", "lapsed"]),
             _row("active_subscription_count", "exclude", "at_least", 1),
+            _row("start_date", "exclude", "within_next_days", 3650),
         ],
     },
     {

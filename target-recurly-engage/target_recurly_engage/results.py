@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import text
 
 from target_recurly_engage import intervals
-from target_recurly_engage.eligibility import BEGAN, SOLD
+from target_recurly_engage.eligibility import BEGAN
 from target_recurly_engage.experiments import CONTROL
-from target_recurly_engage.primary import LIVE
+from target_recurly_engage.primary import LIVE, SOLD
 from target_recurly_engage.promotions import make_held_codes, spelled
 
 if TYPE_CHECKING:

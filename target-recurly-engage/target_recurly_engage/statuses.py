@@ -25,8 +25,10 @@ class Meaning(StrEnum):
     """It gave access. Where the date on which access ends is still to come, it gives it until then."""
     REPLACED = "replaced"
     """Another subscription took its place, so it is neither live nor lapsed."""
+    AWAITED = "awaited"
+    """It has not begun: its first payment or its first day is awaited."""
     APART = "apart"
-    """It never began, has not begun, or was taken back; it never counts as live."""
+    """It never began, or was taken back; it never counts as live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,9 @@ WORDS: Final[tuple[Word, ...]] = (
     Word(Meaning.ENDED, ("expired due to payment error", "expired with error", "ewe")),
     Word(Meaning.REPLACED, ("upgraded", "upgrd")),
     Word(Meaning.APART, ("deleted", "d")),
-    Word(Meaning.APART, ("pending", "p")),
-    Word(Meaning.APART, ("not started", "ns")),
-    Word(Meaning.APART, ("wait confirmed", "wc")),
+    Word(Meaning.AWAITED, ("pending", "p")),
+    Word(Meaning.AWAITED, ("not started", "ns")),
+    Word(Meaning.AWAITED, ("wait confirmed", "wc")),
     Word(Meaning.APART, ("na",)),
 )
 

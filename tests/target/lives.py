@@ -17,26 +17,52 @@ ZONE = ZoneInfo("Europe/Amsterdam")
 RUNS = {"active", "renewed", "completed", "failed - will retry", "payment failure"}
 LEAVES = {"won't renew", "wont renew"}
 ENDED = {"cancelled", "expired", "expired due to payment error"}
-APART = {"deleted", "pending", "not started", "wait confirmed", "na"}
-KNOWN = RUNS | LEAVES | ENDED | APART | {"upgraded"}
+AWAITED = {"pending", "not started", "wait confirmed"}
+APART = {"deleted", "na"}
+KNOWN = RUNS | LEAVES | ENDED | AWAITED | APART | {"upgraded"}
 FREE = {"registration", "newsletter", "ad view", "custom", "access granted"}
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def day(moment: datetime | None) -> date | None:
     return moment and moment.astimezone(ZONE).date()
 
 
-def judge(row: Row, now: datetime) -> Row:
-    """Say of one subscription whether it is live, and its stage."""
-    word = (row["subscription_status"] or "").strip().lower().replace("\u2019", "'").replace("_", " ")
+def last_day(end: datetime | None) -> date | None:
+    """Return the last day that ends by a moment: an end at 00:00 belongs to the day before."""
+    return end and (end - timedelta(microseconds=1)).astimezone(ZONE).date()
+
+
+def word_of(row: Row) -> str:
+    return (row["subscription_status"] or "").strip().lower().replace("\u2019", "'").replace("_", " ")
+
+
+def is_upgraded(rows: Iterable[Row], now: datetime) -> bool:
+    """Say whether one of a user's subscriptions was upgraded within the last seven days."""
+    for row in rows:
+        ends = [end for end in (row["end_date"], row["access_expiration_date"]) if end]
+        if word_of(row) == "upgraded" and (not ends or max(ends) > now - timedelta(days=7)):
+            return True
+    return False
+
+
+def judge(row: Row, now: datetime, *, upgraded: bool = False) -> Row:
+    """Say of one subscription whether it is live, and its stage; *upgraded* says :func:`is_upgraded` of the user."""
+    word = word_of(row)
     grace, end = bool(row["currently_in_grace_period"]), row["access_expiration_date"]
-    live = word not in APART | {"upgraded"} and (grace or (end > now if end else word in RUNS | LEAVES))
-    trial = live and row["trial_period_end_date"] is not None and row["trial_period_end_date"] > now
+    later = row["start_date"] is not None and row["start_date"] > now
+    held = word not in AWAITED | APART | {"upgraded"} and (grace or (end > now if end else word in RUNS | LEAVES))
+    awaited = word in AWAITED or (later and word in RUNS | LEAVES)
+    takes_over = upgraded and awaited and (end is None or end > now)
+    live = takes_over or (held and not later)
+    trial = live and not takes_over and row["trial_period_end_date"] is not None and row["trial_period_end_date"] > now
     kind = (row["term_type"] or "").lower()
     if word not in KNOWN:
         stage = "unknown"
-    elif word in APART | {"upgraded"}:
+    elif takes_over:
+        stage = "active"
+    elif later or word in AWAITED | APART | {"upgraded"}:
         stage = "none"
     elif not live:
         stage = "lapsed"
@@ -45,7 +71,8 @@ def judge(row: Row, now: datetime) -> Row:
     elif trial:
         stage = "trial"
     elif word in LEAVES | ENDED or (
-        row["auto_renew"] is False and (row["auto_renew_disablement_date"] or kind in {"payment", "dynamic", "linked"})
+        row["auto_renew"] is False
+        and (row["auto_renew_disablement_date"] or (end and kind in {"payment", "dynamic", "linked"}))
     ):
         stage = "pending_cancel"
     else:
@@ -54,6 +81,10 @@ def judge(row: Row, now: datetime) -> Row:
     return row | {
         "word": word,
         "live": live,
+        "held": held,
+        "never": (later or word in AWAITED | APART) and not takes_over,
+        "renews": live and bool(row["auto_renew"]) and (takes_over or word in RUNS) and kind not in FREE,
+        "until": end or (FOREVER if takes_over or word in RUNS | LEAVES else row["end_date"] or NEVER),
         "in_trial": trial,
         "in_grace": live and grace,
         "stage": stage,
@@ -66,41 +97,41 @@ def primary(rows: Iterable[Row]) -> Row:
     return min(
         rows,
         key=lambda row: (
-            not row["live"], row["tier"], -(row["access_expiration_date"] or NEVER).timestamp(),
+            not row["live"], not row["renews"], row["tier"], -row["until"].timestamp(),
             -(row["start_date"] or NEVER).timestamp(), row["subscription_id"],
         ),
     )  # fmt: skip
 
 
 def covered(rows: Iterable[Row], now: datetime) -> int:
-    """Count the days on which at least one subscription gave access, one by one."""
+    """Count the days on which at least one subscription gave access, one by one, the first and the last included."""
     days: set[int] = set()
     today = now.astimezone(ZONE).date()
     for row in rows:
         first = day(row["start_date"])
-        if row["word"] in APART or first is None:
+        if row["never"] or first is None:
             continue
-        ended = min(day(row["access_expiration_date"]) or day(row["end_date"]) or first, today)
-        days.update(range(first.toordinal(), (today if row["live"] else ended).toordinal()))
+        ended = min(last_day(row["access_expiration_date"]) or last_day(row["end_date"]) or first, today)
+        days.update(range(first.toordinal(), (today if row["live"] else ended).toordinal() + 1))
     return len(days)
 
 
 def computed(rows: Sequence[Row], now: datetime) -> dict[str, Any]:
     """Work out the computed traits of one reader."""
-    judged = [judge(row, now) for row in rows]
+    judged = [judge(row, now, upgraded=is_upgraded(rows, now)) for row in rows]
     one, today = primary(judged), now.astimezone(ZONE).date()
     codes = sorted(
         (row for row in judged if (row["promo_code"] or "").strip()),
         key=lambda row: (row["start_date"] or NEVER, row["subscription_id"]),
     )
 
-    def until(moment: datetime | None) -> int:
-        found = day(moment)
+    def until(found: date | None) -> int:
         assert found
         return (found - today).days
 
-    end, trial_end = one["access_expiration_date"], one["trial_period_end_date"]
-    lapsed_on = end or one["end_date"]
+    start, grace_start = day(one["start_date"]), day(one["grace_period_start_date"])
+    end, trial_end = last_day(one["access_expiration_date"]), last_day(one["trial_period_end_date"])
+    lapsed_on = end or last_day(one["end_date"])
     return {
         "lifecycle_stage": one["stage"],
         "in_trial": one["in_trial"],
@@ -108,17 +139,16 @@ def computed(rows: Sequence[Row], now: datetime) -> dict[str, Any]:
         "days_to_trial_end": until(trial_end) if one["in_trial"] else None,
         "days_to_access_end": until(end)
         if one["live"] and not one["auto_renew"] and end and until(end) >= 0 else None,
-        "days_in_grace": max(-until(one["grace_period_start_date"]), 0)
-        if one["in_grace"] and one["grace_period_start_date"] else None,
+        "days_in_grace": max(-until(grace_start), 0) if one["in_grace"] and grace_start else None,
         "days_since_lapse": max(-until(lapsed_on), 0) if one["stage"] == "lapsed" and lapsed_on else None,
-        "subscription_age": max(-until(one["start_date"]), 0) if one["live"] and one["start_date"] else None,
+        "subscription_age": max(-until(start), 0) if one["live"] and start else None,
         "subscription_count": len(judged),
         "active_subscription_count": sum(row["live"] for row in judged),
         "has_ever_paid": any((row["total_charged"] or 0) > 0 for row in judged),
         "has_used_promo": bool(codes),
         "last_promo_code": codes[-1]["promo_code"] if codes else None,
         "tenure": covered(judged, now),
-    } | {"primary": one}  # fmt: skip
+    } | {"primary": one | {"starts_in": until(start) if start else None}}  # fmt: skip
 
 
 def ready(traits: dict[str, Any]) -> dict[str, bool]:
@@ -139,7 +169,8 @@ def ready(traits: dict[str, Any]) -> dict[str, bool]:
         "recent_lapse": stage == "lapsed" and within(lapse, 0, 29),
         "win_back": stage == "lapsed" and within(lapse, 30, 180),
         "promo_eligible": not traits["has_used_promo"] and stage in {"none", "lapsed"}
-        and not traits["active_subscription_count"],
+        and not traits["active_subscription_count"]
+        and not within(one["starts_in"], 0, 3650),
         "upgrade_candidates": stage == "active" and one["billing_period"] == "1 month" and (age or 0) >= 120
         and bool(one["auto_renew"]) and (one["upgrade_status"] or "none") in {"No upgrade", "none"},
         "never_converted": not traits["has_ever_paid"] and stage in {"none", "lapsed"},
@@ -194,6 +225,11 @@ def lives(seed: int, readers: int, now: datetime) -> list[Row]:
                 "upgrade_status": choose.choice(["No upgrade", "No upgrade", "Upgrade pending", None]),
                 "resource_name": choose.choice(["Premium", "Basic"]), "term_id": choose.choice(["TM1", "TM2"]),
             })  # fmt: skip
+        if number % 20 == 7:  # upgraded a short while ago, and what takes over is awaited
+            upgraded = {"subscription_status": "Upgraded", "end_date": near(), "access_expiration_date": near()}
+            awaited = {"subscription_status": choose.choice(["Pending", "Not started", "Active", "Won't renew"])}
+            rows.append(rows[-1] | upgraded | {"subscription_id": f"RC{number:05}U"})
+            rows.append(rows[-2] | awaited | {"subscription_id": f"RC{number:05}V"})
     return rows
 
 

@@ -145,7 +145,7 @@ def against(rows: Sequence[Row], one: Row, shop: tuple[Sequence[Row], ...], now:
     known = one["term_ids"] is not None or (one["term_dependency_type"] in {None, "all"} and terms)
     if known and not one["can_be_applied_on_renewal"]:
         only_new = {t["term_id"] for t in terms if t["payment_new_customers_only"]}
-        live = {row["term_id"] for row in judged if row["live"]}
+        live = {row["term_id"] for row in judged if row["held"]}
         if not {t for t in terms_of(one, terms) if not (customer and t in only_new)} - live:
             found.add("no term that it is for is open to him")
     return found

@@ -119,7 +119,12 @@ def test_every_formula_segment_and_operator_has_a_second_implementation() -> Non
 
 @pytest.mark.parametrize(
     ("seed", "now", "zone"),
-    [(0, NOW, "Europe/Amsterdam"), (1, AUTUMN, "Europe/Amsterdam"), (2, NOW, "Pacific/Auckland"), (3, NOW, "UTC")],
+    [
+        (0, NOW, "Europe/Amsterdam"),
+        (1, AUTUMN, "Europe/Amsterdam"),
+        (2, NOW, "Pacific/Auckland"),
+        (3, NOW, "Australia/Lord_Howe"),
+    ],
 )
 def test_computed_traits_and_ready_made_segments_are_those_of_a_second_implementation(
     tmp_path: Path, seed: int, now: datetime, zone: str, monkeypatch: pytest.MonkeyPatch
@@ -170,7 +175,7 @@ def test_a_day_is_one_of_the_calendar_of_the_zone(tmp_path: Path) -> None:
     later = row | {
         "user_id": "v",
         "subscription_id": "S2",
-        "access_expiration_date": datetime(2026, 3, 31, 22, tzinfo=UTC),
+        "access_expiration_date": datetime(2026, 3, 31, 22, 0, 1, tzinfo=UTC),
     }
     found = desired(tmp_path, [row, later], contract(), NOW)
     assert found[row["user_id"]]["days_to_access_end"] == 2

@@ -227,7 +227,7 @@ def test_a_mistake_is_told_at_start_up(segments: list[dict[str, Any]], told: str
     [
         ("SOLD", "true"),
         ("BEGAN", "true"),
-        ("LIVE", "true"),
+        ("HELD", "true"),
         ("_all_live", lambda _terms: "false"),
         ("_open", lambda one, **_: one.terms),
     ],

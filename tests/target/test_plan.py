@@ -37,7 +37,7 @@ CONFIG = {
     "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
     "report": False,
     "streams": {}, "traits": "all", "thresholds": {}, "trait_prefix": "", "trait_names": {}, "leave_out": {},
-    "primary": ["live", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",
+    "primary": ["live", "renews", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",
     "segments_as": "booleans", "segment_prefix": "segment_", "experiments": [],
     "max_value_length": 1000, "dry_run": False, "csv_ingest_hours": 3,
     "resend_after_days": 80, "resend_over_days": 10,

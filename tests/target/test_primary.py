@@ -49,36 +49,51 @@ def chosen(rows: Sequence[Row]) -> str:
     return str(best)
 
 
-def expected(rows: Sequence[Row]) -> str:
+def expected(rows: Sequence[Row]) -> str:  # noqa: C901 - one small function a criterion
     """What decision 8 says, in Python; shares no code with the target."""
-    never = datetime(1970, 1, 1, tzinfo=UTC)
+    never, forever = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+    paying, leaving = {"active", "failed - will retry", "payment failure", "completed"}, {"won't renew", "wont renew"}
 
     def live(row: Row) -> bool:
         status = (row["subscription_status"] or "").lower()
         if status in {"upgraded", "deleted", "pending", "not started", "wait confirmed"}:
+            return False
+        if row.get("start_date") is not None and row["start_date"] > NOW:
             return False
         if row.get("currently_in_grace_period"):
             return True
         end = row.get("access_expiration_date")
         if end is not None:
             return bool(end > NOW)
-        paying = {"active", "failed - will retry", "payment failure", "won't renew", "wont renew", "completed"}
-        return status in paying
+        return status in paying | leaving
+
+    def renews(row: Row) -> bool:
+        status = (row["subscription_status"] or "").lower()
+        return live(row) and bool(row.get("auto_renew")) and status in paying and not free(row)
+
+    def access_end(row: Row) -> datetime:
+        status = (row["subscription_status"] or "").lower()
+        without = forever if status in paying | leaving else row.get("end_date") or never
+        return row.get("access_expiration_date") or without
+
+    def free(row: Row) -> bool:
+        types = {"registration", "newsletter", "ad view", "custom", "access granted"}
+        return (row.get("term_type") or "").lower() in types
 
     def tier(row: Row) -> int:
         trial_end = row.get("trial_period_end_date")
         if trial_end is not None and trial_end > NOW:
             return 1
-        free = {"registration", "newsletter", "ad view", "custom", "access granted"}
-        return 2 if (row.get("term_type") or "").lower() in free else 0
+        return 2 if free(row) else 0
 
     def last(name: str) -> Callable[[Row], datetime]:
         return lambda row: row.get(name) or never
 
     best = sorted(rows, key=lambda row: row["subscription_id"])
-    for key, reverse in ((last("start_date"), True), (last("access_expiration_date"), True), (tier, False)):
+    keys: list[tuple[Callable[[Row], Any], bool]]
+    keys = [(last("start_date"), True), (access_end, True), (tier, False), (renews, True), (live, True)]
+    for key, reverse in keys:
         best.sort(key=key, reverse=reverse)
-    best.sort(key=live, reverse=True)
     return str(best[0]["subscription_id"])
 
 
@@ -115,6 +130,32 @@ CASES = {
         row("B", access_expiration_date=SOON, start_date=PAST),
         row("A", access_expiration_date=SOON, start_date=moment(-9)),
     ],
+    "access without an end is the latest end": [row("B"), row("A", access_expiration_date=LATER)],
+    "ended without an end of access is as late as its end": [
+        row("B", "Expired", end_date=PAST), row("A", "Expired", access_expiration_date=moment(-9)),
+    ],
+    "a lifetime that has not begun is not live": [
+        row("B", access_expiration_date=SOON), row("A", start_date=moment(1)),
+    ],
+    "renews before a later end": [
+        row("B", access_expiration_date=SOON, auto_renew=True),
+        row("A", access_expiration_date=LATER, auto_renew=False),
+    ],
+    "a trial that renews before what is paid and leaves": [
+        row("B", access_expiration_date=SOON, trial_period_end_date=SOON, auto_renew=True),
+        row("A", "Cancelled", access_expiration_date=LATER, auto_renew=False),
+    ],
+    "of both that renew the later end": [
+        row("B", access_expiration_date=LATER, auto_renew=True), row("A", access_expiration_date=SOON, auto_renew=True),
+    ],
+    "cancelled renews nothing, whatever its flag says": [
+        row("B", "Won't renew", access_expiration_date=LATER, auto_renew=True),
+        row("A", access_expiration_date=SOON, auto_renew=False),
+    ],
+    "a registration renews nothing": [
+        row("B", access_expiration_date=SOON, auto_renew=False),
+        row("A", access_expiration_date=LATER, auto_renew=True, term_type="Registration"),
+    ],
     "the id settles ties": [row("B"), row("C")],
 }  # fmt: skip
 
@@ -146,7 +187,9 @@ ROWS = st.lists(
             ),
             "term_type": st.sampled_from([None, "Payment", "Registration", "Ad view", "Dynamic", "Access granted"]),
             "currently_in_grace_period": st.sampled_from([None, False, True]),
+            "auto_renew": st.sampled_from([None, False, True]),
             "access_expiration_date": MOMENTS,
+            "end_date": MOMENTS,
             "start_date": MOMENTS,
             "trial_period_end_date": MOMENTS,
         }

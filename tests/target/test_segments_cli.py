@@ -64,7 +64,7 @@ def test_a_counter_is_sent_where_it_crosses_a_threshold_only(engage: Engage) -> 
         day = datetime(2026, 3, 1, 6, tzinfo=UTC) + timedelta(days=days)
         engage.run(engage.snapshot(lapsed), as_of=day.isoformat())
         told.append(engage.sent()["u4"]["days_since_lapse"])
-    assert told == ["26"] * 4 + ["30"] * 6
+    assert told == ["27"] * 3 + ["30"] * 7, "access until 00:00 of the 1st ended on the day before"
 
 
 def test_daily_tells_every_day(engage: Engage) -> None:
@@ -72,7 +72,7 @@ def test_daily_tells_every_day(engage: Engage) -> None:
     lapsed = readers(engage)[3:]
     engage.run(engage.snapshot(lapsed))
     engage.run(engage.snapshot(lapsed), as_of=TOMORROW)
-    assert [engage.sent(n)["u4"]["days_since_lapse"] for n in range(2)] == ["27", "28"]
+    assert [engage.sent(n)["u4"]["days_since_lapse"] for n in range(2)] == ["28", "29"]
 
 
 def test_a_segment_that_is_added_costs_its_readers_one_trait_and_one_that_leaves_is_cleared(loaded: Engage) -> None:

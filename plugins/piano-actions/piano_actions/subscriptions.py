@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tap_piano.client import PianoClient
 
 _MEANINGS: Final = {spelling: word.meaning for word in WORDS for spelling in word.spellings}
-_ENDED: Final = frozenset({Meaning.ENDED, Meaning.REPLACED, Meaning.APART})
+_ENDED: Final = frozenset({Meaning.ENDED, Meaning.REPLACED, Meaning.AWAITED, Meaning.APART})
 UNKNOWN_USER: Final = 2004
 
 

@@ -25,6 +25,7 @@ from target_recurly_engage.erased import is_erased
 from target_recurly_engage.handover import Message, moment_of
 from target_recurly_engage.ledger import Ledger, in_use
 from target_recurly_engage.plan import make_plan
+from target_recurly_engage.primary import judged
 from target_recurly_engage.shared.place import is_shared
 from target_recurly_engage.shared.snapshots import Held, Snapshots
 from typing_extensions import override
@@ -366,8 +367,7 @@ class Reckoner:
             return {}
         rule = contract.primary
         query = (
-            f"SELECT DISTINCT ON (user_id) user_id, subscription_id FROM subscriptions "
-            f"CROSS JOIN (SELECT {text(moment)}::TIMESTAMPTZ AS moment) "
+            f"SELECT DISTINCT ON (user_id) user_id, subscription_id FROM ({judged(moment)}) "
             f"WHERE user_id IN ({', '.join(map(text, readers))}) AND {rule.counts} ORDER BY user_id, {rule.sql}"
         )
         speakers = dict(self._ledger.connection.execute(query).fetchall())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Trait
 
-FLOOR: Final = 250
+FLOOR: Final = 500
 """Fewer rows may look like anything."""
 
 FILLED: Final = {

@@ -60,6 +60,7 @@ class Intake:
         rows: rows that came.
         rejected: of these, rows without a usable key, or that cannot be used otherwise; they are left out.
         rejected_ids: keys of the first of these, as far as they have one and are no users' ids.
+        rejected_for: properties for which whole rows were rejected, and how often.
         invalid: values that are none of their property's type, or dates out of bounds, by property.
         erased: of the rows, those of readers who were erased; they are left out as well.
         columns: properties that came.
@@ -91,6 +92,7 @@ class Intake:
         self.rows = 0
         self.rejected = 0
         self.rejected_ids: list[str] = []
+        self.rejected_for: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
         self.erased = 0
         self.columns: set[str] = set()
@@ -312,6 +314,7 @@ class Intake:
         )
         rows = self._ledger.count(f"SELECT count(*) FROM {table}")
         if self.whole_rows:
+            self.rejected_for.update(self._invalid_in(table))
             self._reject_wrong(f"{INVALID} IS NOT NULL", table)
         kept = columns if INVALID not in self.types else f"{columns}, {INVALID}"
         execute(f"INSERT INTO {self.table} BY NAME SELECT {kept} FROM {table}")
@@ -451,8 +454,11 @@ class Intake:
 
     def _count_invalid(self) -> None:
         if self._odd and INVALID in self.types:
-            query = f"SELECT unnest(string_split({INVALID}, ',')) AS one, count(*) FROM {self.table} GROUP BY one"
-            self.invalid.update(dict(self._ledger.connection.execute(query).fetchall()))
+            self.invalid.update(self._invalid_in(self.table))
+
+    def _invalid_in(self, table: str) -> dict[str, int]:
+        query = f"SELECT unnest(string_split({INVALID}, ',')) AS one, count(*) FROM {table} GROUP BY one"
+        return dict(self._ledger.connection.execute(query).fetchall())
 
     def _cast(self, column: str, kind: str, *, strictly: bool = True) -> str:
         """Build the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""

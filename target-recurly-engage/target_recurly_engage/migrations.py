@@ -154,7 +154,22 @@ MIGRATIONS: tuple[str, ...] = (
         told_at TIMESTAMP WITH TIME ZONE NOT NULL
     );
     """,
-    # 9: properties of a subscription of which what came is no value
+    # 9: what each run measured, for the brake of later ones
+    """
+    CREATE TABLE measures (
+        run_id VARCHAR NOT NULL,
+        measured_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        judged_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        users BIGINT NOT NULL,
+        subscriptions BIGINT NOT NULL,
+        newest TIMESTAMP WITH TIME ZONE,
+        ahead BIGINT NOT NULL,
+        unknown_words BIGINT NOT NULL,
+        filled JSON NOT NULL,
+        rules JSON NOT NULL
+    );
+    """,
+    # 10: properties of a subscription of which what came is no value
     """
     ALTER TABLE subscriptions ADD COLUMN invalid_properties VARCHAR;
     """,

@@ -44,8 +44,8 @@ def test_other_headers_and_missing_columns_stop_nothing(exports: Exports, tap: T
         assert tap(exports.bytes(HEADERS % header)).code == 0
 
 
-def test_a_tap_that_does_not_look_would_be_noticed(exports: Exports, tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tap_that_does_not_look_is_noticed(exports: Exports, sync: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken double: the row leaves without the date."""
     monkeypatch.setattr(Selection, "mistyped", lambda _self: {})
-    run = tap(exports.bytes(HEADERS % TYPED.encode()))
+    run = sync(exports.bytes(HEADERS % TYPED.encode()))
     assert (run.code, "access_expiration_date" in json.dumps(run.records)) == (0, False)

@@ -72,12 +72,12 @@ def test_a_trait_that_is_left_out_and_unknown_is_named(engage: Engage) -> None:
 
 
 def test_columns_that_are_nearly_always_filled_and_look_empty_hold_the_first_load(engage: Engage) -> None:
-    records = full(engage, 250)
+    records = full(engage, 500)
     for record in records[3:]:
         record.update(dict.fromkeys(USUAL))
     said = held_back(engage, engage.snapshot(records))
     for column in USUAL:
-        assert f"first load: only 3 of 250 rows of the export have {column} (below " in said
+        assert f"first load: only 3 of 500 rows of the export have {column} (below " in said
 
 
 def full(engage: Engage, count: int, **values: object) -> list[Record]:
@@ -85,10 +85,10 @@ def full(engage: Engage, count: int, **values: object) -> list[Record]:
 
 
 def test_a_small_load_and_one_with_access_without_end_pass(engage: Engage) -> None:
-    assert engage.run(engage.snapshot(full(engage, 200, access_expiration_date=None))).code == 0
+    assert engage.run(engage.snapshot(full(engage, 400, access_expiration_date=None))).code == 0
     other = type(engage)(engage.folder / "other")
     other.folder.mkdir()
-    some = [*full(engage, 120, access_expiration_date=None), *full(engage, 260)[120:]]
+    some = [*full(engage, 240, access_expiration_date=None), *full(engage, 520)[240:]]
     assert other.run(other.snapshot(some)).code == 0
 
 
@@ -98,7 +98,7 @@ def test_a_brake_that_does_not_look_at_first_loads_would_be_noticed(engage: Enga
         "from target_recurly_engage import sources\n"
         "sources.never_delivered = lambda *_: []\nsources.empty_columns = lambda *_: iter(())"
     )
-    records = full(engage, 260, subscription_status=None)
+    records = full(engage, 520, subscription_status=None)
     messages = engage.snapshot(records, properties=lacking(engage, "access_expiration_date"))
     assert engage.run(messages, script=double).code == 0
     assert {row["access_expiration_date"] for row in engage.sent().values()} == {"9999-12-31"}

@@ -83,7 +83,7 @@ def test_of_nobody_there_is_no_share() -> None:
 
 def arm_of(user: str, arms: dict[str, float] | None = None, salt: str = "") -> str | None:
     at, upto = lives.drawn(f"experiment:spring:{salt}", user), 0.0
-    for arm, share in (arms or ARMS).items():
+    for arm, share in sorted((arms or ARMS).items(), key=lambda one: (one[0] != "control", one[0])):
         upto += share
         if at < upto - 1e-12:
             return arm

@@ -64,7 +64,7 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	  tests/target/test_ledger.py tests/target/test_model.py tests/target/test_plan.py tests/target/test_shared_lease.py \
 	  tests/target/test_shared_storm.py tests/project/test_app.py tests/project/test_bad_moments.py \
 	  tests/project/test_database.py tests/project/test_drill.py tests/project/test_two_folders.py \
-	  tests/tap/test_api_interrupted.py tests/e2e $(ARGS)
+	  tests/tap/test_api_interrupted.py tests/tap/test_damaged_exports.py tests/e2e $(ARGS)
 
 reuse-test: .venv/.dev ## Other projects: the built packages in an empty one, the tap with a target of others
 	@REUSE_TEST=1 $(BIN)/python -m pytest tests/project/test_reuse.py \

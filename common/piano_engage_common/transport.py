@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -40,8 +41,8 @@ MAX_ANSWER_BYTES: Final = 1 << 28
 LONGEST_WAIT: Final = 60.0
 """Seconds; waits between attempts grow up to this, unless the server asks for a longer one."""
 
-AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-"""HTTP statuses after which the same request may well succeed."""
+AGAIN: Final = frozenset({408, 425, 429})
+"""HTTP statuses after which the same request may well succeed, beside all from 500 on, known or not."""
 
 UNTOUCHED: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 """Of these, those by which a server says that it did not begin (decision 16 of the design)."""
@@ -54,14 +55,16 @@ class TryAgain(Exception):  # noqa: N818 - what to do, which is the point of it
         problem: what went wrong, to be read after "GET /path".
         not_before: seconds that the server asks to wait.
         untouched: the server surely did nothing of what was asked, so that a write may be sent again too.
+        status: the HTTP status of the answer; 0 where no whole answer came.
     """
 
-    def __init__(self, problem: str, *, not_before: float = 0.0, untouched: bool = False) -> None:
+    def __init__(self, problem: str, *, not_before: float = 0.0, untouched: bool = False, status: int = 0) -> None:
         """Remember the problem."""
         super().__init__(problem)
         self.problem = problem
         self.not_before = not_before
         self.untouched = untouched
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,11 +246,12 @@ class Transport:
                 allow_redirects=follow,
             )
             with response:
-                if response.status_code in AGAIN:
+                if response.status_code in AGAIN or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise TryAgain(
                         _status_words(response.status_code),
                         not_before=_retry_after(response),
                         untouched=response.status_code in UNTOUCHED,
+                        status=response.status_code,
                     )
                 yield response
 
@@ -343,16 +347,18 @@ def _answer(response: requests.Response, body: bytes, *, may_be_empty: bool) -> 
 
 
 def _status_words(status: int) -> str:
-    try:
-        return f"was answered with {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"was answered with {status}"
+    return f"was answered with {status} {phrase_of(status)}".rstrip()
+
+
+def phrase_of(status: int) -> str:
+    """Return the words that go with an HTTP status; none where it is not a registered one."""
+    return next((known.phrase for known in HTTPStatus if known == status), "")
 
 
 def _retry_after(response: requests.Response) -> float:
     """Read ``Retry-After``: seconds, or a date that counts from the server's own ``Date``; 0 for none."""
     text = response.headers.get("Retry-After", "").strip()
-    if text.isdecimal():
+    if re.fullmatch(r"\d+(\.\d*)?|\.\d+", text, re.ASCII):  # no float() alone: "nan" and "inf" are numbers to it
         return float(text)
     with suppress(ValueError):
         until = parsedate_to_datetime(text)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from piano_engage_common.dates import in_bounds
 from piano_engage_common.duck import name, text
+from piano_engage_common.ids import id_value
 
 from tap_piano.columns import REQUIRED, Column, Kind
 
@@ -29,11 +31,40 @@ SQL_TYPES = {
 _DIGITS = r"(\d{1,3}(,\d{3})+|\d+)"
 _MONEY = rf"[-+]?\$?{_DIGITS}(\.\d{{1,4}}0*)?"
 _INTEGER = rf"[-+]?{_DIGITS}(\.0+)?"
-_ISO_WITH_OFFSET = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d(:?\d\d)?)"
 
-_PIANO = "%Y-%m-%d %H:%M:%S %z"
-_DASHBOARD = ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M:%S %p")
-_WITHOUT_OFFSET = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+_DAY = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]"
+_OFFSET = "[-+](0[0-9]|1[0-4])"
+_MINUTES = "[0-5][0-9]"
+
+_PIANO = rf"{_DAY} {_CLOCK}:{_MINUTES} {_OFFSET}{_MINUTES}", "%Y-%m-%d %H:%M:%S %z"
+_ISO_WITH_OFFSET = rf"{_DAY}[T ]{_CLOCK}:{_MINUTES}(\.[0-9]{{1,9}})?(Z|{_OFFSET}(:?{_MINUTES})?)"
+_DASHBOARD = (
+    rf"(0?[1-9]|1[0-2])/(0?[1-9]|[12][0-9]|3[01])/[0-9]{{4}} (0?[1-9]|1[0-2]):{_MINUTES} [AaPp][Mm]",
+    "%m/%d/%Y %I:%M %p",
+)
+_WITHOUT_OFFSET = (
+    _DASHBOARD,
+    (_DASHBOARD[0].replace(" [AaPp]", f":{_MINUTES} [AaPp]"), "%m/%d/%Y %I:%M:%S %p"),
+    (rf"{_DAY} {_CLOCK}:{_MINUTES}", "%Y-%m-%d %H:%M:%S"),
+    (rf"{_DAY}T{_CLOCK}:{_MINUTES}", "%Y-%m-%dT%H:%M:%S"),
+    (rf"{_DAY} {_CLOCK}", "%Y-%m-%d %H:%M"),
+    (_DAY, "%Y-%m-%d"),
+)
+"""The forms of stamps: a pattern that a cell has to match in full, and how it is parsed then.
+
+The pattern comes first because ``strptime`` takes two digits for a year, and an offset of 99 hours."""
+
+_MIDDLE_YEARS = "(19[1-9][0-9]|[2-8][0-9]{3})"
+"""Years that no offset can move out of bounds, so that nothing more has to be asked of most stamps."""
+
+EXPECTED = {
+    Kind.TIMESTAMP: "2025-03-30 14:30:00 +0200 or 3/30/2025 2:30 PM, in the years 1900 to 9999",
+    Kind.BOOLEAN: "TRUE or FALSE",
+    Kind.MONEY: "1234.50",
+    Kind.INTEGER: "1234",
+}
+"""For messages: the form of the cells of each kind that can fail."""
 
 
 def _stripped(cell: str) -> str:
@@ -46,12 +77,21 @@ def _as_text(cell: str, _zone: str) -> str:
 
 def _as_timestamp(cell: str, zone: str) -> str:
     value = _stripped(cell)
-    local = ", ".join(text(form) for form in _DASHBOARD + _WITHOUT_OFFSET)
-    iso = f"CASE WHEN regexp_full_match({value}, {text(_ISO_WITH_OFFSET)}) THEN try_cast({value} AS TIMESTAMPTZ) END"
-    starts_with_digit = f"{value} BETWEEN '0' AND ':'"  # strptime takes words such as "infinity" as well
-    return (
-        f"CASE WHEN {starts_with_digit} THEN coalesce(try_strptime({value}, {text(_PIANO)}), {iso}, "
-        f"timezone({text(zone)}, try_strptime({value}, [{local}]))) END"
+    parsed = _first_match(value, zone, _PIANO, *_WITHOUT_OFFSET)
+    iso = f"WHEN regexp_full_match({value}, {text(_ISO_WITH_OFFSET)}) THEN try_cast({value} AS TIMESTAMPTZ)"
+    moment = f"CASE {parsed} {iso} END"
+    usual = [(form.replace("[0-9]{4}", _MIDDLE_YEARS), parse) for form, parse in (_PIANO, _DASHBOARD)]
+    bounded = f"CASE {_first_match(cell, zone, *usual)} WHEN {in_bounds(moment)} THEN {moment} END"
+    return f"CASE WHEN {cell} IS NOT NULL THEN {bounded} END"
+
+
+def _first_match(value: str, zone: str, *forms: tuple[str, str]) -> str:
+    """Build the ``WHEN`` branches that parse *value* by the first of *forms* that it matches."""
+    return " ".join(
+        f"WHEN regexp_full_match({value}, {text(form)}) THEN "
+        + (parsed if "%z" in parse else f"timezone({text(zone)}, {parsed})")
+        for form, parse in forms
+        if (parsed := f"try_strptime({value}, {text(parse)})")
     )
 
 
@@ -93,7 +133,7 @@ def cast(column: Column, zone: str, *, cell: str | None = None) -> str:
     """
     cell = cell or name(column.name)
     if column.name in REQUIRED:
-        return _stripped(cell)
+        return id_value(cell)
     return _CASTS[column.kind](cell, zone)
 
 
@@ -101,7 +141,7 @@ def failure(column: Column, zone: str, *, cell: str | None = None) -> str | None
     """Make the SQL condition that a cell of *column* holds something that cannot be cast; None if all can."""
     cell = cell or name(column.name)
     if column.name in REQUIRED:
-        return f"({_stripped(cell)} IS NULL)"
+        return f"({id_value(cell)} IS NULL)"
     if column.kind is Kind.TEXT:
         return None
-    return f"({_stripped(cell)} IS NOT NULL AND {cast(column, zone, cell=cell)} IS NULL)"
+    return f"({cell} IS NOT NULL AND {cast(column, zone, cell=cell)} IS NULL AND trim({cell}) <> '')"

@@ -146,11 +146,12 @@ def read_header(export: Export) -> Header:
     Raises:
         InputRefused: the file is no CSV, has another delimiter, lacks a required column, or has a column twice.
     """
-    headers = [cell.strip() for cell in next(csv.reader(io.StringIO(_header_text(export), newline="")))]
+    line, row = _header_row(export)
+    headers = [cell.strip() for cell in next(csv.reader(io.StringIO(row, newline="")))]
     columns = tuple(_columns(headers))
     names = tuple(column.name for column in columns)
-    _check_required(export, headers, names)
-    _check_distinct(export, headers, names)
+    _check_required(export, line, headers, names)
+    _check_distinct(export, line, headers, names)
     return Header(columns)
 
 
@@ -160,24 +161,30 @@ def _columns(headers: Iterable[str]) -> Iterator[Column]:
         yield column if column.name else Column(f"Column {number}", group="unknown")
 
 
-def _header_text(export: Export) -> str:
+def _header_row(export: Export) -> tuple[int, str]:
+    """Return the line of the header and its text; blank lines above it are passed over."""
     start = export.head().removeprefix(codecs.BOM_UTF8)
     if not start.strip():
         raise refused(export, "is empty. Download the export again")
+    first = start[: len(start) - len(start.lstrip(b"\r\n"))].count(b"\n") + 1
+    start = start.lstrip(b"\r\n")
     for signature, problem in _SIGNATURES:
         if start.startswith(signature):
             raise refused(export, problem)
     if b"\r" in start and b"\n" not in start:
         raise refused(export, "its lines end in CR alone. Save it with LF or CRLF")
+    if b"\r\r\n" in start[: start.index(b"\n") + 1 if b"\n" in start else 0]:
+        problem = "its lines end in CR CR LF, so line ends were converted twice. Save it with LF or CRLF"
+        raise refused(export, problem)
     row = _first_row(start)
     if row is None:
-        raise refused(export, "line 1: the quotes opened in the header are never closed, so the file is cut off")
+        raise refused(export, f"line {first}: the quotes opened in the header are never closed: the file is cut off")
     if b"\0" in row:
-        raise refused(export, "line 1: holds zero bytes, so it is UTF-16 or damaged. Save the file as UTF-8")
+        raise refused(export, f"line {first}: holds zero bytes, so it is UTF-16 or damaged. Save the file as UTF-8")
     try:
-        return row.decode()
+        return first, row.decode()
     except UnicodeDecodeError as e:
-        problem = f"line 1: is not UTF-8 (byte {e.start + 1} of the line). Save the file as UTF-8"
+        problem = f"line {first}: is not UTF-8 (byte {e.start + 1} of the line). Save the file as UTF-8"
         raise refused(export, problem) from e
 
 
@@ -197,32 +204,37 @@ def refused(export: Export, problem: str) -> InputRefused:
     return InputRefused(f"{export.label}: {problem}.")
 
 
-def _check_distinct(export: Export, headers: list[str], names: tuple[str, ...]) -> None:
+def _check_distinct(export: Export, line: int, headers: list[str], names: tuple[str, ...]) -> None:
     first_seen: dict[str, int] = {}
     for position, name in enumerate(names):
         first = first_seen.setdefault(name, position)
         if first != position:
+            both = f"{headers[first]!r} and {headers[position]!r}"
             problem = (
-                f"line 1: the columns {first + 1} and {position + 1} ({headers[first]!r} and {headers[position]!r}) "
-                "are the same column. Remove one of them"
+                f"line {line}: the columns {first + 1} and {position + 1} ({both}) are the same column. "
+                "Remove one of them"
             )
             raise refused(export, problem)
 
 
-def _check_required(export: Export, headers: list[str], names: tuple[str, ...]) -> None:
+def _check_required(export: Export, line: int, headers: list[str], names: tuple[str, ...]) -> None:
     missing = [name for name in REQUIRED if name not in names]
     if not missing:
         return
     for delimiter, words in _DELIMITERS.items():
         split = [column_of(cell.strip().strip('"')).name for cell in delimiter.join(headers).split(delimiter)]
         if all(name in split for name in REQUIRED):
-            msg = f"{export.label}: line 1: the cells are divided by {words}. Piano divides by commas: save it so."
+            msg = f"{export.label}: line {line}: the cells are divided by {words}. Piano divides by commas: save it so."
             raise InputRefused(msg)
     wanted = {"subscription_id": "Subscription ID", "user_id": "User ID (UID)"}
     listed = " and ".join(repr(wanted[name]) for name in missing)
-    seen = ", ".join(repr(header[:40]) for header in headers[:5])
+    known = [header for header in headers if column_of(header).group != "unknown"]
+    if known:
+        seen = f"It has {', '.join(map(repr, known[:5]))}"
+    else:
+        seen = f"None of its {len(headers)} cells is a header of the log (a part of a file that was split has none)"
     msg = (
-        f"{export.label}: line 1: no column {listed}. The first cells are {seen}. "
+        f"{export.label}: line {line}: no column {listed}. {seen}. "
         "Is it the subscription log (Reports > Logs > Subscriptions) as CSV?"
     )
     raise InputRefused(msg)

@@ -1,39 +1,35 @@
 """The subscription log as a relation: many export files in, one checked set of typed rows out.
 
-Each file is read once: every selected cell as text, cast, and kept in a Parquet file of our own with the names
-of the columns that could not be cast. Then, before a single row leaves, it is known how many rows are bad,
-which subscriptions stand twice, and whether the parser saw every row.
+Before a single row leaves it is known how many rows are bad, which subscriptions come twice, and that every row that
+was read is sent, rejected or superseded.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
-from piano_engage_common.duck import file_source, file_target, name, text
-from piano_engage_common.stops import InputRefused, storage_errors
+from piano_engage_common.duck import file_source, name, text
+from piano_engage_common.stops import InputRefused, RowsLost, storage_errors
 
 from tap_piano.ages import AGE_COLUMNS, age_of_files, undecided
-from tap_piano.casts import SQL_TYPES, cast, failure
-from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, Kind
-from tap_piano.emit import ROW_GROUP, iso_8601
-from tap_piano.files import refused
-from tap_piano.rejects import DUPLICATE, Reject, RejectsFile, cell_rejects, structural_rejects
-from tap_piano.survey import Shape, count_carefully, odd_line_end, survey
+from tap_piano.columns import KNOWN, REPLICATION_KEY
+from tap_piano.emit import iso_8601
+from tap_piano.rejects import DUPLICATE, Bad, RejectsFile, find_rejects
+from tap_piano.staging import Stager
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from piano_engage_common.progress import Progress
 
     from tap_piano.files import Export, Header
+    from tap_piano.rejects import Reject
+    from tap_piano.staging import Stage
 
-MAX_LINE_BYTES = 2_000_000
-BUFFER_BYTES = 16_000_000
 SHOWN_REJECTS = 5
 
 
@@ -64,6 +60,7 @@ class LogCounts:
             of the same subscription in the same file says otherwise.
         complete: no subscription is missing for a rejected row: those that were rejected were only duplicates.
         superseded: rows that a newer row of the same subscription replaced.
+        blank: rows of blank cells only, as spreadsheets leave them; they are of nobody and count nowhere else.
         hold_back: the bookmark must stay before this moment (a rejected row changed then); ``""`` when a
             rejected row does not tell when it changed; None when nothing was rejected.
     """
@@ -72,17 +69,8 @@ class LogCounts:
     rejected: int = 0
     complete: bool = True
     superseded: int = 0
+    blank: int = 0
     hold_back: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """One export after it was read: a Parquet file with a row for every row of the CSV that could be parsed."""
-
-    export: Export
-    header: Header
-    parquet: Path
-    malformed: list[Reject] = field(default_factory=list)
 
 
 class SubscriptionLog:
@@ -122,6 +110,7 @@ class SubscriptionLog:
         self.counts = LogCounts()
         self.ready: Path | None = None
         self._staged_names = self._names_to_stage()
+        self._stager = Stager(connection, names=self._staged_names, zone=options.zone, folder=folder, logger=logger)
 
     def read(self) -> duckdb.DuckDBPyRelation:
         """Read all files.
@@ -131,6 +120,7 @@ class SubscriptionLog:
 
         Raises:
             InputRefused: a file is damaged or empty, or too many rows are bad.
+            RowsLost: the rows do not add up.
             StorageFailed: the disk is full.
         """
         with storage_errors(f"reading the export into {self._folder}"):
@@ -143,7 +133,9 @@ class SubscriptionLog:
         if len(stages) == 1 and not self._left_out():
             self.ready = stages[0].parquet
         columns = ", ".join(name(column) for column in self._options.names)
-        return self._connection.sql(f"SELECT {columns} FROM staged ANTI JOIN left_out USING (file, row)")
+        relation = self._connection.sql(f"SELECT {columns} FROM staged ANTI JOIN left_out USING (file, row)")
+        self._check_sum(relation)
+        return relation
 
     # Reading
 
@@ -157,95 +149,24 @@ class SubscriptionLog:
         known = [column.name for column in KNOWN if column.name in wanted]
         return (*known, *sorted(wanted.difference(known)))
 
-    def _stage(self, number: int, export: Export, header: Header) -> _Stage:
+    def _stage(self, number: int, export: Export, header: Header) -> Stage:
+        size = f"{export.megabytes:,.0f} MB"
         try:
-            return self._stage_at_rest(number, export, header)
+            with self._progress.watch(f"{export.label}: reading", self._connection, size=size):
+                return self._stager.stage(number, export, header)
         except InputRefused:
             export.check_unchanged()  # a file that still grows looks broken in other ways
             raise
 
-    def _stage_at_rest(self, number: int, export: Export, header: Header) -> _Stage:
-        size = f"{export.megabytes:,.0f} MB"
-        with self._progress.watch(f"{export.label}: reading", self._connection, size=size):
-            with ThreadPoolExecutor(1) as pool:
-                second_opinion = pool.submit(survey, export)
-                try:
-                    stage = self._parse(number, export, header, parallel=True)
-                except InputRefused:
-                    second_opinion.result()  # may know better what is wrong
-                    raise
-                shape = second_opinion.result()
-            if not shape.quotes_close or self._records(stage) != shape.records:
-                stage = self._parse_carefully(number, export, header, stage)
-        self._check_last_row(export, shape, stage)
-        return stage
-
-    def _parse_carefully(self, number: int, export: Export, header: Header, stage: _Stage) -> _Stage:
-        """Settle who is right when parser and survey differ: a stray quote, or a parser that was misled."""
-        export.check_unchanged()
-        records = count_carefully(export)
-        if self._records(stage) == records:
-            return stage
-        self._logger.info("%s: cells with line breaks need a slower way of reading.", export.label)
-        stage = self._parse(number, export, header, parallel=False)
-        if (parsed := self._records(stage)) != records:
-            raise refused(
-                export,
-                f"its rows cannot be told apart ({parsed:,} or {records:,}, depending on how the quotes are read). "
-                "Download the export again",
-            )
-        return stage
-
-    def _parse(self, number: int, export: Export, header: Header, *, parallel: bool) -> _Stage:
-        parquet = self._folder / f"stage-{number}.parquet"
-        present = [column for column in header.columns if column.name in self._staged_names]
-        values = [f"{cast(column, self._options.zone)} AS {name(column.name)}" for column in present]
-        values += [
-            f"NULL::{SQL_TYPES[BY_NAME[missing].kind if missing in BY_NAME else Kind.TEXT]} AS {name(missing)}"
-            for missing in self._staged_names
-            if missing not in header
-        ]
-        checks = [
-            f"CASE WHEN {condition} THEN {text(column.name)} END"
-            for column in present
-            if (condition := failure(column, self._options.zone))
-        ]
-        cells = ", ".join(f"{text(column)}: 'VARCHAR'" for column in header.names)
-        reader = (
-            f"read_csv({file_source(export.path)}, columns = {{{cells}}}, compression = 'none', "
-            "auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
-            f"null_padding = false, parallel = {str(parallel).lower()}, store_rejects = true, "
-            f"rejects_table = 'malformed_{number}', rejects_scan = 'scans_{number}', "
-            f"max_line_size = {MAX_LINE_BYTES}, buffer_size = {BUFFER_BYTES})"
-        )
-        self._connection.execute(f"DROP TABLE IF EXISTS malformed_{number}; DROP TABLE IF EXISTS scans_{number}")
-        try:
-            self._connection.execute(
-                f"COPY (SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed "
-                f"FROM {reader}) TO {file_target(parquet)} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
-            )
-        except duckdb.InvalidInputException as e:
-            raise _unparsable(export, e) from e
-        return _Stage(export, header, parquet, structural_rejects(self._connection, number, export))
-
-    def _records(self, stage: _Stage) -> int:
-        rows = self._connection.sql(f"SELECT count(*) FROM read_parquet({file_source(stage.parquet)})").fetchall()
-        return int(rows[0][0]) + len(stage.malformed)
-
-    def _check_last_row(self, export: Export, shape: Shape, stage: _Stage) -> None:
-        last = max(stage.malformed, key=lambda reject: reject.line, default=None)
-        if last and not shape.ends_with_newline and last.reason == "too few cells" and last.at_end:
-            raise refused(export, f"line {last.line}: the last row is cut off. Download the export again")
-
-    def _make_view(self, stages: list[_Stage]) -> None:
+    def _make_view(self, stages: list[Stage]) -> None:
         parts = [
             f"SELECT {number} AS file, file_row_number AS row, * EXCLUDE (file_row_number) "
             f"FROM read_parquet({file_source(stage.parquet)}, file_row_number = true)"
             for number, stage in enumerate(stages)
         ]
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW staged AS {' UNION ALL BY NAME '.join(parts)}")
-        (rows,) = self._connection.sql("SELECT count(*) FROM staged").fetchall()
-        self.counts.read = int(rows[0]) + sum(len(stage.malformed) for stage in stages)
+        self.counts.read = sum(stage.records for stage in stages)
+        self.counts.blank = sum(stage.sifted.blank for stage in stages if stage.sifted)
         if not self.counts.read:
             labels = ", ".join(stage.export.label for stage in stages)
             msg = f"{labels}: a header, but no rows. An empty log would clear every reader; check the export's filters."
@@ -253,7 +174,7 @@ class SubscriptionLog:
 
     # Rows that stay behind
 
-    def _find_losers(self, stages: list[_Stage]) -> None:
+    def _find_losers(self, stages: list[Stage]) -> None:
         """Keep one row of each subscription: the one that changed last, else that of the newest export."""
         self._connection.execute(
             "CREATE OR REPLACE TEMP TABLE left_out AS SELECT file, row, failed AS reason FROM staged "
@@ -295,25 +216,22 @@ class SubscriptionLog:
         ((rows,),) = self._connection.sql("SELECT count(*) FROM left_out").fetchall()
         return int(rows)
 
-    def _settle_rejects(self, stages: list[_Stage]) -> None:
-        rejects = [reject for stage in stages for reject in stage.malformed]
+    def _settle_rejects(self, stages: list[Stage]) -> None:
+        """Count what is left out, by the database's own lists, and stop where that is too much."""
         bad = self._connection.sql("SELECT file, row, reason FROM left_out WHERE reason IS NOT NULL").fetchall()
-        for number, stage in enumerate(stages):
-            rows = {row: reason for file, row, reason in bad if file == number}
-            rejects += cell_rejects(stage.export, stage.header, rows, stage.malformed, self._options.names)
-        self.counts.rejected = len({(reject.label, reject.line) for reject in rejects})
-        (left_out,) = self._connection.sql("SELECT count(*) FROM left_out WHERE reason IS NULL").fetchall()
-        self.counts.superseded = int(left_out[0])
-        if not rejects:
+        malformed = sum(stage.malformed for stage in stages)
+        self.counts.rejected = malformed + len(bad)
+        self.counts.superseded = self._left_out() - len(bad)
+        if not self.counts.rejected:
             return
-        malformed = any(stage.malformed for stage in stages)
-        self.counts.complete = not malformed and all(reason == DUPLICATE for _, _, reason in bad)
+        self.counts.complete = not malformed and not self._may_be_anybody()
         if not self.counts.complete:
-            self.counts.hold_back = self._earliest_rejected(malformed=malformed)
-        path = RejectsFile(self._options.rejects_folder).write(rejects)
-        shown = "; ".join(str(reject) for reject in rejects[:SHOWN_REJECTS])
+            self.counts.hold_back = self._earliest_rejected(malformed=bool(malformed))
+        shown: list[str] = []
+        path = RejectsFile(self._options.rejects_folder).write(self._rejects(stages, bad, shown))
         summary = (
-            f"{self.counts.rejected:,} of {self.counts.read:,} rows rejected, written to {path}. The first: {shown}."
+            f"{self.counts.rejected:,} of {self.counts.read:,} rows rejected, written to {path}. "
+            f"The first: {'; '.join(shown)}."
         )
         if self.counts.rejected > self._options.max_reject_fraction * self.counts.read:
             msg = (
@@ -322,6 +240,52 @@ class SubscriptionLog:
             )
             raise InputRefused(msg)
         self._logger.warning("%s", summary)
+
+    def _rejects(self, stages: list[Stage], bad: list[tuple[int, int, str]], shown: list[str]) -> Iterator[Reject]:
+        """Yield the rejects as they are found in the files; the first few are put into *shown* as well."""
+        for number, stage in enumerate(stages):
+            failed = {row: reason for file, row, reason in bad if file == number}
+            if not (failed or stage.malformed):
+                continue
+            rows = find_rejects(
+                stage.read_rows(), stage.export.label, stage.header, Bad(stage.unread, failed), self._options.names
+            )
+            for reject in rows:
+                if len(shown) < SHOWN_REJECTS:
+                    shown.append(str(reject))
+                yield reject
+
+    def _may_be_anybody(self) -> bool:
+        """Return whether a rejected row may be one of a subscription that no other row is of.
+
+        One that is only the double of another is not; but a double of another user may have a copied id.
+        """
+        ((rows,),) = self._connection.sql(f"""
+            SELECT count(*) FROM left_out JOIN staged USING (file, row)
+            WHERE reason <> {text(DUPLICATE)} OR (
+                reason = {text(DUPLICATE)} AND user_id IS DISTINCT FROM (
+                    SELECT any_value(kept.user_id) FROM staged AS kept ANTI JOIN left_out USING (file, row)
+                    WHERE kept.subscription_id = staged.subscription_id
+                )
+            )
+        """).fetchall()
+        return bool(rows)
+
+    def _check_sum(self, relation: duckdb.DuckDBPyRelation) -> None:
+        """Check that every row that was read is sent, rejected or superseded.
+
+        Raises:
+            RowsLost: a row is none of these, or more than one.
+        """
+        ((sent,),) = relation.aggregate("count(*)").fetchall()
+        counts = self.counts
+        if sent + counts.rejected + counts.superseded != counts.read:
+            msg = (
+                f"Of {counts.read:,} rows read, {sent:,} would be sent, {counts.rejected:,} were rejected and "
+                f"{counts.superseded:,} superseded, which does not add up. Nothing was sent. Report this with the "
+                f"version of DuckDB ({duckdb.__version__})."
+            )
+            raise RowsLost(msg)
 
     def _earliest_rejected(self, *, malformed: bool) -> str:
         if malformed or REPLICATION_KEY not in self._staged_names:
@@ -332,15 +296,3 @@ class SubscriptionLog:
             f"FROM staged JOIN left_out USING (file, row) WHERE reason <> {text(DUPLICATE)}"
         ).fetchall()
         return "" if unknown else str(earliest)
-
-
-def _unparsable(export: Export, error: duckdb.InvalidInputException) -> InputRefused:
-    export.check_unchanged()
-    line = odd_line_end(export)
-    if line is not None:
-        return refused(
-            export,
-            f"line {line}: ends otherwise than the lines above, or holds a CR outside quotes, so rows cannot be told "
-            "apart (line ends are mixed). Save the file with one kind of line end, or download it again",
-        )
-    return refused(export, f"cannot be read as CSV ({str(error).splitlines()[0]}). Download the export again")

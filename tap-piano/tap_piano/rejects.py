@@ -7,39 +7,38 @@ walked once more to find out.
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from tap_piano.columns import BY_NAME
-from tap_piano.survey import csv_rows
+from piano_engage_common.ids import problem_of_id
+
+from tap_piano.casts import EXPECTED
+from tap_piano.columns import BY_NAME, REQUIRED
+from tap_piano.rows import QUOTES
+from tap_piano.sifting import HEADER_AGAIN, TOO_FEW, TOO_MANY, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import duckdb
-
-    from tap_piano.files import Export, Header
+    from tap_piano.columns import Column
+    from tap_piano.files import Header
 
 MAX_SHOWN_VALUE = 80
 PERSONAL = "(personal)"
 DUPLICATE = "duplicate"
 """Said of a row, where a bad cell's column would stand: another row of its subscription is the one that is kept."""
 
-REASONS = {
-    "MISSING COLUMNS": "too few cells",
-    "TOO MANY COLUMNS": "too many cells",
-    "UNQUOTED VALUE": "quotes",
-    "INVALID ENCODING": "not UTF-8",
-    "LINE SIZE OVER MAXIMUM": "row too long",
-}
-"""What DuckDB calls a malformed row, and what we call it."""
+REASONS = {"INVALID ENCODING": "not UTF-8", "LINE SIZE OVER MAXIMUM": "row too long"}
+"""What DuckDB calls a row that it cannot read although it is well formed, and what we call it."""
 
 _MESSAGES = {
-    "too few cells": "has fewer cells than the header",
-    "too many cells": "has more cells than the header",
-    "quotes": "has quotes that do not close, or text behind them",
+    TOO_FEW: "has fewer cells than the header",
+    TOO_MANY: "has more cells than the header",
+    QUOTES: "has quotes that do not close, or text behind them, or blanks beside them",
+    HEADER_AGAIN: "is the header again",
     "not UTF-8": "is not UTF-8",
     "row too long": "is longer than 2 MB",
 }
@@ -51,108 +50,120 @@ class Reject:
 
     Attributes:
         label: the file.
-        line: line of the file in which the row starts, counted from 1.
+        line: line of the file in which the row starts, counted from 1; None where it could not be found.
         column: header of the bad cell's column; None for a malformed row.
         reason: in a word or two.
         value: text of the cell, shortened; ``(personal)`` for a personal column.
+        expected: the form that the cell should have.
         row: the selected cells of the row, personal ones masked; None for a malformed row.
-        at_end: whether nothing stands behind the row in the file.
     """
 
     label: str
-    line: int
+    line: int | None
     reason: str
     column: str | None = None
     value: str | None = None
+    expected: str | None = None
     row: Mapping[str, str] | None = None
-    at_end: bool = False
 
     def __str__(self) -> str:
-        """Say it in half a sentence."""
-        where = f"{self.label}: line {self.line}"
+        """Return it as half a sentence; a damaged id of a user is not shown."""
+        where = f"{self.label}: {'a row that could not be found' if self.line is None else f'line {self.line}'}"
         if self.column is None:
             return f"{where} {_MESSAGES.get(self.reason, self.reason)}"
-        return f"{where}, column {self.column!r}: {self.reason} ({self.value!r})"
+        shown = "" if self.value is None or self.column == BY_NAME["user_id"].header else f" ({self.value!r})"
+        wanted = f"; write it like {self.expected}" if self.expected else ""
+        return f"{where}, column {self.column!r}: {self.reason}{shown}{wanted}"
 
 
-def structural_rejects(connection: duckdb.DuckDBPyConnection, scan: int, export: Export) -> list[Reject]:
-    """List the rows of an export that the CSV reader could not take apart, in the order of the file."""
-    found = connection.sql(
-        f"SELECT line_byte_position, any_value(error_type ORDER BY error_type) FROM malformed_{scan} "
-        "GROUP BY line_byte_position ORDER BY line_byte_position"
-    ).fetchall()
-    return list(_place(export, [(int(position) - 1, str(kind)) for position, kind in found]))
+class Bad(NamedTuple):
+    """The rows of one file that the database does not hand on, as it lists them.
+
+    Attributes:
+        unread: byte position and kind of each row that it could not read.
+        failed: ordinal of a row among those it could read, and the names of its bad columns, by commas, or
+            ``DUPLICATE``.
+    """
+
+    unread: Sequence[tuple[int, str]]
+    failed: Mapping[int, str]
 
 
-def _place(export: Export, found: Sequence[tuple[int, str]]) -> Iterator[Reject]:
-    line, at = 1, 0
-    size = export.path.stat().st_size
-    with export.path.open("rb") as file:
-        for position, kind in found:
-            while at < position:
-                chunk = file.read(min(position - at, 1 << 20))
-                line += chunk.count(b"\n")
-                at += len(chunk)
-            while (blank := file.read(1)) in {b"\r", b"\n"}:
-                line += blank == b"\n"
-                at += 1
-            file.seek(at)
-            reason = REASONS.get(kind, kind.lower())
-            at_end = reason in {"too few cells", "quotes"} and _nothing_behind(file, size)
-            file.seek(at)
-            yield Reject(label=export.label, line=line, reason=reason, at_end=at_end)
-
-
-def _nothing_behind(file: Any, size: int) -> bool:  # noqa: ANN401 - a binary file; its type is private
-    file.readline()
-    return bool(file.tell() >= size)
-
-
-def cell_rejects(
-    export: Export,
-    header: Header,
-    rows: Mapping[int, str],
-    malformed: Iterable[Reject],
-    selected: Sequence[str],
+def find_rejects(
+    read: Iterable[ReadRow], label: str, header: Header, bad: Bad, selected: Sequence[str]
 ) -> Iterator[Reject]:
-    """Yield a reject for each bad cell of an export.
+    """Yield a reject for each malformed row, each one that the database could not read, and each bad cell.
+
+    What is bad is known before; only where that is in the file is found out here, and what is not found is named all
+    the same.
 
     Args:
-        export: the file.
+        read: the rows of the file.
+        label: what to call the file.
         header: its header.
-        rows: ordinal of the row among those that could be parsed → names of the bad columns, by commas, or
-            ``DUPLICATE``.
-        malformed: the rows that could not be parsed.
+        bad: the rows that the database lists.
         selected: property names that may be shown.
     """
-    if not rows:
-        return
-    wanted = dict(rows)
-    for ordinal, line, cells in _walk(export, header, {reject.line for reject in malformed}):
-        problems = wanted.pop(ordinal, None)
-        if problems is None:
-            continue
-        by_name = dict(zip(header.names, cells, strict=True))
-        row = {name: _mask(name, by_name[name]) for name in header.names if name in selected}
+    unread, failed = deque(sorted(bad.unread)), dict(bad.failed)
+    ordinal = 0
+    for row in read:
+        if row.problem is not None:
+            yield Reject(label=label, line=row.line, reason=row.problem)
+        elif unread and unread[0][0] < row.end:
+            yield Reject(label=label, line=row.line, reason=REASONS.get(unread.popleft()[1], QUOTES))
+        else:
+            if (problems := failed.pop(ordinal, None)) is not None:
+                yield from _cell_rejects(label, header, row, problems, selected)
+            ordinal += 1
+    for _, kind in unread:
+        yield Reject(label=label, line=None, reason=REASONS.get(kind, kind.lower()))
+    for problems in failed.values():
         for problem in problems.split(","):
-            column = "subscription_id" if problem == DUPLICATE else problem
-            yield Reject(
-                label=export.label,
-                line=line,
-                reason=_reason(problem),
-                column=header.columns[header.names.index(column)].header,
-                value=_mask(column, by_name[column]),
-                row=row,
-            )
-        if not wanted:
-            return
+            yield Reject(label=label, line=None, reason=_reason(problem), column=_column(header, problem).header)
 
 
-def _reason(problem: str) -> str:
+class ReadRow(NamedTuple):
+    """One row of an export that is not blank.
+
+    Attributes:
+        line: line of the export in which it starts.
+        raw: its bytes.
+        end: byte position behind its cells in the file that the database read, which may count the line end before a
+            row as part of it.
+        problem: why the database was not given it; None for a row that it was given.
+    """
+
+    line: int
+    raw: bytes
+    end: int
+    problem: str | None
+
+
+def _cell_rejects(label: str, header: Header, row: ReadRow, problems: str, selected: Sequence[str]) -> Iterator[Reject]:
+    by_name = dict(zip(header.names, cells_of(row.raw), strict=False))
+    shown = {name: _mask(name, by_name[name]) for name in header.names if name in selected}
+    for problem in problems.split(","):
+        column = _column(header, problem)
+        yield Reject(
+            label=label,
+            line=row.line,
+            reason=_reason(problem, by_name[column.name]),
+            column=column.header,
+            value=_mask(column.name, by_name[column.name]),
+            expected=EXPECTED.get(column.kind) if problem != DUPLICATE else None,
+            row=shown,
+        )
+
+
+def _column(header: Header, problem: str) -> Column:
+    return header.columns[header.names.index("subscription_id" if problem == DUPLICATE else problem)]
+
+
+def _reason(problem: str, cell: str | None = None) -> str:
     if problem == DUPLICATE:
         return "the same subscription stands again in this file with other content, and that row is kept"
-    if problem in {"subscription_id", "user_id"}:
-        return "is blank"
+    if problem in REQUIRED:
+        return "is no id" if cell is None else problem_of_id(cell) or "is no id"
     return f"is no {BY_NAME[problem].kind}"
 
 
@@ -161,17 +172,6 @@ def _mask(name: str, value: str) -> str:
     if column is not None and column.personal and value:
         return PERSONAL
     return value[:MAX_SHOWN_VALUE].encode(errors="replace").decode()
-
-
-def _walk(export: Export, header: Header, skip_lines: set[int]) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield ordinal, first line and cells of the rows that the database could parse."""
-    ordinal = 0
-    with csv_rows(export) as rows:
-        next(rows)
-        for line, cells in rows:
-            if cells and line not in skip_lines and len(cells) == len(header.names):
-                yield ordinal, line, cells
-                ordinal += 1
 
 
 @dataclass(frozen=True, slots=True)

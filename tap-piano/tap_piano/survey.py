@@ -1,28 +1,30 @@
-"""A second opinion on the parser: how many rows a CSV has, counted without it.
+"""A second opinion on the database: how many rows a CSV has, and whether the database can be left to read it.
 
-DuckDB reads a CSV in parallel and guesses where a row starts; a cell with line breaks that looks like whole rows
-can mislead it. And where it sets malformed rows aside, it says nothing of a last row whose quotes never close. So
-each file is counted by other means, and the counts have to agree before a row is believed.
+DuckDB reads a CSV in parallel and guesses where a row starts, and it takes rows that Python's reader understands
+otherwise: with a surplus cell that is blank, or with blanks around quotes. So each file is looked over by other means,
+as cheaply as possible. Where everything in it is as RFC 4180 has it, the database reads the file as it is; else
+:mod:`tap_piano.sifting` goes through it row by row.
 """
 
 from __future__ import annotations
 
-import csv
-from contextlib import contextmanager
+import codecs
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tap_piano.files import refused
+from tap_piano.rows import MAX_ROW_BYTES, are_sound, is_blank, sound_cells
 
 if TYPE_CHECKING:
-    from _csv import Reader as _Reader
-    from collections.abc import Iterator
-
     from tap_piano.files import Export
 
-MAX_CELL_BYTES = 1 << 24
-_END = "\x00end\x00"
+EXCEL_LIMITS: Final = (1_048_576, 65_536)
+"""Rows that a worksheet of Excel holds, header included: .xlsx, and .xls."""
+
+BLANKS: Final = b'", \t\r\n'
+"""What a row of blank cells consists of."""
+
+_BLANK_ENDS = (b",\n", b",\r\n", b',""\n', b',""\r\n', b",", b',""')
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,99 +33,117 @@ class Shape:
 
     Attributes:
         records: rows below the header.
-        quotes_close: False when the number of quotes is odd: the file ends inside quotes, or a quote stands where
-            none belongs.
-        ends_with_newline: whether the last line is complete.
+        imitations: a cell holds lines that look like whole rows, so that a parallel reader may be misled.
     """
 
     records: int
-    quotes_close: bool
-    ends_with_newline: bool
+    imitations: bool = False
 
 
-def survey(export: Export) -> Shape:
-    """Count the rows by quotes and line ends alone.
+class _Odd(Exception):  # noqa: N818 - no error, and never seen outside
+    """The file holds a row that has to be looked at closely."""
 
-    Raises:
-        InputRefused: the file holds zero bytes, as after a crash of the disk it was written to.
+
+def survey(export: Export, cells: int) -> Shape | None:
+    """Count the rows, if each has as many cells as the header and all quotes are where RFC 4180 has them.
+
+    Args:
+        export: the file.
+        cells: how many cells its header has.
+
+    Returns:
+        None where a row is otherwise, or is blank, or is the header again.
     """
-    records = quotes = 0
-    line = b"\n"
-    unread = export.path.stat().st_size
     with export.path.open("rb", buffering=1 << 20) as file:
-        for number, line in enumerate(file, start=1):
+        try:
+            return _Survey(export, file, cells).shape()
+        except _Odd:
+            return None
+
+
+class _Survey:
+    def __init__(self, export: Export, file: BinaryIO, cells: int) -> None:
+        self._unread = export.path.stat().st_size
+        self._file = file
+        self._commas = cells - 1
+        self._imitations = False
+
+    def shape(self) -> Shape:
+        """Go through the file.
+
+        Raises:
+            _Odd: something in it has to be looked at closely.
+        """
+        header = self._file.readline()
+        while header.count(b'"') & 1 and (more := self._file.readline()):
+            header += more
+        self._unread -= len(header)
+        header = header.removeprefix(codecs.BOM_UTF8)
+        if sound_cells(header) != self._commas + 1:
+            raise _Odd
+        crlf = header.endswith(b"\r\n")
+        records = 0
+        for first in self._file if self._unread > 0 else ():
+            line = first
             if b'"' in line:
-                quotes += line.count(b'"')
-            if not quotes & 1 and line not in {b"\n", b"\r\n"}:
-                records += 1
-            if b"\0" in line:
-                raise refused(export, f"line {number}: holds zero bytes, so it is damaged. Download it again")
-            unread -= len(line)
-            if unread <= 0:  # what somebody appends meanwhile may have no end
+                line = self._quoted_row(line)
+            elif b"\r" in line and not (crlf and line.find(b"\r") == len(line) - 2):
+                raise _Odd
+            if line.endswith(_BLANK_ENDS):
+                self._check_blank_end(line)
+            if b"\0" in line or line == header or (crlf and not line.endswith(b"\r\n") and line.endswith(b"\n")):
+                raise _Odd
+            records += not is_blank(line)
+            self._unread -= len(line)
+            if self._unread <= 0:  # what somebody appends meanwhile may have no end
                 break
-    return Shape(
-        records=max(records - 1, 0), quotes_close=not quotes & 1, ends_with_newline=line.endswith((b"\n", b"\r"))
-    )
+        return Shape(records, self._imitations)
+
+    def _check_blank_end(self, line: bytes) -> None:
+        """Look at a row that may have a blank cell too many, or nothing but such."""
+        outside = b"".join(line.split(b'"')[::2])
+        if outside.count(b",") != self._commas or not line.strip(BLANKS):
+            raise _Odd
+
+    def _quoted_row(self, line: bytes) -> bytes:
+        """Return the whole row that begins with *line*."""
+        parts = line.split(b'"')
+        if not len(parts) & 1:
+            line = self._rest_of_row(line)
+            parts = line.split(b'"')
+            if any(b"\n" in cell and cell.count(b",") >= self._commas for cell in parts[1::2]):
+                self._imitations = True
+        outside = parts[::2]
+        if not are_sound(outside) or b"\r" in outside[0] or b"\r" in outside[-1].removesuffix(b"\r\n"):
+            raise _Odd
+        return line
+
+    def _rest_of_row(self, line: bytes) -> bytes:
+        taken, size = [line], len(line)
+        for more in self._file:
+            taken.append(more)
+            size += len(more)
+            if more.count(b'"') & 1:
+                return b"".join(taken)
+            if size > MAX_ROW_BYTES:
+                break
+        raise _Odd
 
 
-def count_carefully(export: Export) -> int:
-    """Count the rows below the header as Python's reader of CSV tells them apart: slow, and knows stray quotes.
+def check_row_limit(export: Export, rows: int) -> None:
+    """Refuse a file that Excel has cut off at its limit.
+
+    Args:
+        export: the file.
+        rows: rows with the header, blank ones too.
 
     Raises:
-        InputRefused: the file ends inside quotes, or holds a cell that no export has.
+        InputRefused: it has exactly as many rows as a worksheet of Excel.
     """
-    records, line, cells = -1, 1, [_END]
-    with csv_rows(export, ending=_END) as rows:
-        for place in rows:
-            line, cells = place
-            records += bool(cells)
-    if cells != [_END]:
-        raise refused(
-            export,
-            f"line {line}: the quotes opened in this row are never closed, so the file is cut off. Download the "
-            "export again",
+    if rows in EXCEL_LIMITS:
+        problem = (
+            f"has exactly {rows:,} rows with the header, which is the limit of a worksheet: Excel drops the rest when "
+            "it saves a longer file. Use the export as Piano made it. If it is complete, split it into two files, each "
+            "with the header"
         )
-    return records - 1
-
-
-@contextmanager
-def csv_rows(export: Export, *, ending: str | None = None) -> Iterator[Iterator[tuple[int, list[str]]]]:
-    """Open an export as pairs of line and cells, header included; *ending* stands behind the last row.
-
-    Raises:
-        InputRefused: inside the block, for a cell that no export has.
-    """
-    limit = csv.field_size_limit(MAX_CELL_BYTES)
-    try:
-        with export.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield _numbered(csv.reader(file if ending is None else chain(file, [ending])))
-    except csv.Error as e:
-        raise refused(export, f"cannot be read as CSV ({e}). Download the export again") from e
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _numbered(reader: _Reader) -> Iterator[tuple[int, list[str]]]:
-    line = 1
-    for cells in reader:
-        yield line, cells
-        line = reader.line_num + 1
-
-
-def odd_line_end(export: Export) -> int | None:
-    """Find the first line outside quotes that ends otherwise than the header, or has a CR within."""
-    quotes = 0
-    header_end = None
-    with export.path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            was_open = quotes & 1
-            quotes += line.count(b'"')
-            if quotes & 1:
-                continue
-            end = line[len(line.rstrip(b"\r\n")) :]
-            header_end = header_end or end
-            if (end and end != header_end) or (
-                b"\r" in line[: -len(end) or None] and b'"' not in line and not was_open
-            ):
-                return number
-    return None
+        raise refused(export, problem)

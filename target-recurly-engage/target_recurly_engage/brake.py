@@ -43,7 +43,8 @@ class Brake:
     Attributes:
         min_rows_fraction: a complete stream with less than this share of the known rows is not believed.
         max_clear_fraction: no more than this share of the known readers may lose all traits of a source at once.
-        max_change_fraction: no more than this share of the known readers may change at once; None is no limit.
+        max_change_fraction: no more than this share of the known users may change at once.
+        max_identity_fraction: no more than this share of the known subscriptions may change what never changes.
         findings: what looks wrong, in sentences.
         checks: all that was looked at.
         let_through: something was found, and this very plan was let through.
@@ -51,7 +52,8 @@ class Brake:
 
     min_rows_fraction: float = 0.9
     max_clear_fraction: float = 0.05
-    max_change_fraction: float | None = None
+    max_change_fraction: float = 0.3
+    max_identity_fraction: float = 0.01
     findings: list[str] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     let_through: bool = False
@@ -89,12 +91,7 @@ class Brake:
             )
 
     def check_plan(self, plan: Plan) -> None:
-        """Look for too many readers who would lose all traits, or change."""
-        self._check_cleared(plan)
-        if self.max_change_fraction is not None:
-            self._check_changed(plan, self.max_change_fraction)
-
-    def _check_cleared(self, plan: Plan) -> None:
+        """Check that few users lose all traits."""
         wrong, share = plan.gone > self.max_clear_fraction * plan.known, 100 * self.max_clear_fraction
         self._note("Readers who lose all traits", f"{plan.gone:,}", f"above {share:g} % of {plan.known:,}", wrong=wrong)
         if wrong:
@@ -104,16 +101,11 @@ class Brake:
                 f"of them (brake_max_clear_fraction: above {self.max_clear_fraction:g}): check the export"
             )
 
-    def _check_changed(self, plan: Plan, most: float) -> None:
-        wrong = plan.changed > most * plan.known
-        limit = f"above {100 * most:g} % of {plan.known:,}"
-        self._note("Known readers who change", f"{plan.changed:,}", limit, wrong=wrong)
+    def judge(self, what: str, saw: str, limit: str, *, wrong: bool, finding: str) -> None:
+        """Record one check, and the sentence that it ends in when it is wrong."""
+        self._note(what, saw, limit, wrong=wrong)
         if wrong:
-            common = sorted(plan.traits, key=lambda trait: plan.traits[trait].changed + plan.traits[trait].cleared)
-            self.findings.append(
-                f"{plan.changed:,} of {plan.known:,} readers would change, most of them in {common[-1]} "
-                f"(brake_max_change_fraction: above {most:g})"
-            )
+            self.findings.append(finding)
 
     def _note(self, what: str, saw: str, limit: str, *, wrong: bool) -> None:
         self.checks.append(Check(what=what, saw=saw, limit=limit, wrong=wrong))

@@ -146,7 +146,7 @@ class BucketClient:
     # Files
 
     def look(self, key: str) -> dict[str, Any] | None:
-        """Ask for what is told of an object; None when it is not there, or may not be looked at."""
+        """Ask for what is told of an object; None when it is not there, an empty answer when nobody may look."""
         from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # noqa: PLC0415 - as boto3
 
         location = self.location_of(key)
@@ -154,9 +154,10 @@ class BucketClient:
             with self.told("HeadObject", location, passing=ABSENT | {"403", "AccessDenied"}):
                 return dict(self.client.head_object(Bucket=self.bucket.name, Key=key, ChecksumMode="ENABLED"))
         except ClientError as e:
-            if code_of(e) not in ABSENT:
-                self._logger.info("%s may be written, but not looked at", location)
-            return None
+            if code_of(e) in ABSENT:
+                return None
+            self._logger.info("%s may be written, but not looked at", location)
+            return {}
 
     def upload(
         self,
@@ -230,7 +231,7 @@ class BucketClient:
             Outage: another object lies there.
         """
         found = self.look(key)
-        if found is None:
+        if not found:
             return  # each part was checked by the server as it came
         told = found.get("ChecksumSHA256")
         right = found["ContentLength"] == size and found["Metadata"].get("sha256") == sha256

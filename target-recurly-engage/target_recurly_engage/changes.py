@@ -23,10 +23,14 @@ class TraitChanges:
 
 @dataclass(slots=True)
 class Counts:
-    """What a plan changes: readers that are new, changed, told again and gone, and by trait what TraitChanges has."""
+    """What a plan changes: readers that are new, changed, told again and gone, and by trait what TraitChanges has.
+
+    Of the changed, *altered* are those with another value where Engage had one: not only a trait that is new.
+    """
 
     new: int = 0
     changed: int = 0
+    altered: int = 0
     again: int = 0
     gone: int = 0
     first: list[int] = field(default_factory=list)
@@ -61,8 +65,17 @@ def first_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) ->
     return new, [count or 0 for count in counts]  # of no rows count_if() makes NULL
 
 
-def other_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) -> tuple[int, list[int]]:
-    """Count known readers in the plan, and for each trait those that get a first, another, or a clearing value."""
+def other_values(
+    ledger: Ledger, traits: tuple[Trait, ...], wording: Wording, altered: str
+) -> tuple[int, int, list[int]]:
+    """Count known users in the plan, the *altered* ones, and by trait those with a first, another, or a clearing value.
+
+    Args:
+        ledger: the ledger, with the tables of a slice.
+        traits: the traits to count.
+        wording: how values are written.
+        altered: SQL that says whether a user in ``plan`` has another value than in ``told``.
+    """
     cells = []
     for trait in traits:
         column, clear = name(trait.name), text(wording.clear_value(trait))
@@ -72,6 +85,6 @@ def other_values(ledger: Ledger, traits: tuple[Trait, ...], wording: Wording) ->
             f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} <> {clear})",
             f"count_if(told.{column} IS NOT NULL AND {differs} AND plan.{column} = {clear})",
         ]
-    query = f"SELECT count(*), {', '.join(cells)} FROM planned AS plan JOIN told USING (user_id)"
-    ((known, *counts),) = ledger.connection.execute(query).fetchall()
-    return known, [count or 0 for count in counts]
+    query = f"SELECT count(*), count_if({altered}), {', '.join(cells)} FROM planned AS plan JOIN told USING (user_id)"
+    ((known, other, *counts),) = ledger.connection.execute(query).fetchall()
+    return known, other or 0, [count or 0 for count in counts]

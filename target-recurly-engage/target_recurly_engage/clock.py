@@ -32,6 +32,7 @@ _MOMENTS_AHEAD = (
     WHERE last_at > $now
     """,
     *(f"UPDATE {table} SET first_at = $now WHERE first_at > $now" for table in ("traits", "invalid", "assignments")),
+    "UPDATE measures SET measured_at = $now WHERE measured_at > $now",
 )
 """What brings moments after ``$now`` back to it."""
 

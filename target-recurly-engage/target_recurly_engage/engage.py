@@ -13,11 +13,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from piano_engage_common.stops import AccessRefused, AnswerRefused, ConfigRefused
-from piano_engage_common.transport import TryAgain, label_of
+from piano_engage_common.stops import AccessRefused, AnswerRefused, ConfigRefused, RunStopped
+from piano_engage_common.transport import RunEnds, TryAgain, label_of, phrase_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from piano_engage_common.transport import Answer, Transport
 
@@ -53,10 +53,27 @@ class Refusal:
     Attributes:
         status: of HTTP.
         reason: in Engage's words.
+        unclear: the answer does not say that nothing was applied.
     """
 
     status: int
     reason: str
+    unclear: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What is known of the traits of one user after they were sent.
+
+    Attributes:
+        refusal: Engage rejected them; None where it took them, and where there is an error.
+        error: why there was no usable answer.
+        unclear: Engage may have applied them although it did not acknowledge them.
+    """
+
+    refusal: Refusal | None = None
+    error: Exception | None = None
+    unclear: bool = False
 
 
 class IngestClient:
@@ -79,12 +96,34 @@ class IngestClient:
             self._headers["Authorization"] = f"Basic {pair}"
         self._params = {access.key_parameter: access.api_key} if access.key_in in {"query", "both"} else {}
 
-    def write(self, user_id: str, properties: Mapping[str, Any]) -> Refusal | None:
+    def attempt(self, user_id: str, properties: Mapping[str, Any]) -> Outcome:
+        """Write traits of one user, and return what is known afterwards; raises nothing."""
+        lost = False
+
+        def note(again: TryAgain) -> None:
+            nonlocal lost
+            lost = lost or not (again.untouched and again.status != HTTPStatus.SERVICE_UNAVAILABLE)
+
+        try:
+            refusal = self.write(user_id, properties, note)
+        except (RunEnds, RunStopped) as e:
+            return Outcome(error=e, unclear=lost)
+        except Exception as e:  # noqa: BLE001 - whoever asked raises it once all requests have ended
+            return Outcome(error=e, unclear=True)
+        return Outcome(refusal=refusal, unclear=refusal is not None and (lost or refusal.unclear))
+
+    def write(
+        self,
+        user_id: str,
+        properties: Mapping[str, Any],
+        note: Callable[[TryAgain], None] = lambda _: None,
+    ) -> Refusal | None:
         """Write traits of one user.
 
         Args:
             user_id: as the site tells it to Engage.
             properties: values by trait; texts, numbers, true and false.
+            note: called with each attempt that has to be repeated.
 
         Returns:
             None when Engage took them.
@@ -100,7 +139,8 @@ class IngestClient:
             try:
                 answer = self._send(user_id, properties)
             except TryAgain as e:
-                self.transport.pace.slow(e.not_before)
+                note(e)
+                self.transport.pace.slow(min(e.not_before, self.transport.patience.total))
                 raise
             self.transport.pace.climb()
             return answer
@@ -127,10 +167,13 @@ class IngestClient:
 
     def _judge(self, answer: Answer) -> Refusal | None:
         body = answer.body or {}
-        said = str(body.get("message") or "")[:LONGEST_REASON]
-        status = answer.status
-        if status < HTTPStatus.MULTIPLE_CHOICES:
-            return None if body.get("success") in {None, True, "true"} else Refusal(status, said or "success is false")
+        said, status = _said(body), answer.status
+        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            if _is_taken(body):
+                return None
+            rejected = str(body.get("success")).lower() == "false"
+            words = "success is false" if rejected else "an answer without success"
+            return Refusal(status, said or words, unclear=not rejected)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             msg = (
                 f"{self._label} was refused with {status} ({said or 'no words'}): check app_id, api_key and "
@@ -140,7 +183,7 @@ class IngestClient:
         if status < HTTPStatus.BAD_REQUEST or status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
             msg = f"{self._label} was answered with {status}: there is no Ingest API. Check api_url and ingest_form."
             raise AnswerRefused(msg)
-        return Refusal(status, said or HTTPStatus(status).phrase)
+        return Refusal(status, said or phrase_of(status) or "no words")
 
 
 def access_of(config: Mapping[str, Any]) -> Access:
@@ -161,6 +204,24 @@ def access_of(config: Mapping[str, Any]) -> Access:
         key_in=config["ingest_key_in"],
         key_parameter=config["ingest_key_parameter"],
     )
+
+
+def _is_taken(body: Mapping[str, Any]) -> bool:
+    """Return whether Engage acknowledges the traits: it says so, or answers nothing at all as one example shows."""
+    if not body:
+        return True
+    return str(body.get("success")).lower() == "true" and not body.get("errors") and not body.get("error")
+
+
+def _said(body: Mapping[str, Any]) -> str:
+    """Return Engage's words on what is wrong, from whichever member has them."""
+    for member in ("message", "error", "errors"):
+        found = body.get(member)
+        first = found[0] if isinstance(found, list) and found else found
+        words = first.get("message") if isinstance(first, dict) else first
+        if isinstance(words, str) and words:
+            return words[:LONGEST_REASON]
+    return ""
 
 
 def _text(value: object) -> str:

@@ -204,11 +204,6 @@ class Ledger:
         ((when,),) = self.connection.execute(query, [fingerprint]).fetchall()
         return None if when is None else str(when)
 
-    def discard_open_deliveries(self) -> None:
-        """Note of deliveries that a crash left open that nobody knows of them; what is due is sent again."""
-        self.connection.execute("UPDATE deliveries SET status = 'discarded' WHERE status IN ('writing', 'written')")
-        self.connection.execute("UPDATE deliveries SET status = 'broken off' WHERE status = 'sending'")
-
     def finish_run(self, run_id: str, status: str, summary: str) -> None:
         """Note how a run ended."""
         self.connection.execute(

@@ -154,6 +154,21 @@ MIGRATIONS: tuple[str, ...] = (
         told_at TIMESTAMP WITH TIME ZONE NOT NULL
     );
     """,
+    # 9: what each run measured, for the brake of later ones
+    """
+    CREATE TABLE measures (
+        run_id VARCHAR NOT NULL,
+        measured_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        judged_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        users BIGINT NOT NULL,
+        subscriptions BIGINT NOT NULL,
+        newest TIMESTAMP WITH TIME ZONE,
+        ahead BIGINT NOT NULL,
+        unknown_words BIGINT NOT NULL,
+        filled JSON NOT NULL,
+        rules JSON NOT NULL
+    );
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Wording
 
-_OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
+OF_DELIVERIES: Final = (USER_ID, "delivery_id", "fingerprint")
 """Columns of ``delivered`` that are no traits."""
 
 _GONE: Final = "gone"
@@ -60,7 +60,9 @@ class Plan:
         known: of these, readers of whom Engage was told before.
         new: readers of whom Engage was never told.
         changed: readers with another value in at least one steady trait.
+        altered: of the changed, users with another value where Engage had one.
         gone: of the changed, readers whom a source knew and no longer knows: all its traits are cleared.
+        present: users that a source knows now.
         again: readers without a change whose time to be told in full again has come.
         invalid: values that cannot be sent, and count as absent, by trait and reason.
         fingerprint: names what is planned and held back.
@@ -72,6 +74,8 @@ class Plan:
     new: int
     changed: int
     gone: int
+    altered: int = 0
+    present: int = 0
     again: int = 0
     invalid: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
@@ -126,8 +130,9 @@ def make_plan(
     check("users to compare", found=ledger.count("SELECT count(*) FROM suspects"), expected=suspects)
     check_cleared(ledger, sources, contract.primary.counts)
     known = ledger.count("SELECT count(*) FROM delivered")
-    counts = compare(ledger, sources, traits, wording, delivery_id, counted=counted)
-    fingerprint = _name_plan(ledger)
+    gone = _gone(sources, wording)
+    counts = compare(ledger, sources, traits, wording, delivery_id, gone=gone, counted=counted)
+    present, fingerprint = ledger.count("SELECT count(*) FROM readers"), _name_plan(ledger)
     forget_desired(ledger, "readers", "primaries")
     _remember_equals(ledger)
     return Plan(
@@ -136,6 +141,8 @@ def make_plan(
         new=counts.new,
         changed=counts.changed - counts.again,
         gone=counts.gone,
+        altered=counts.altered,
+        present=present,
         again=counts.again,
         invalid=_note_invalid(ledger, sources, wording, clock) if counted else {},
         fingerprint=fingerprint,
@@ -162,7 +169,7 @@ def _mend(ledger: Ledger) -> None:
 
 def told_traits(ledger: Ledger, contract: Contract) -> tuple[Trait, ...]:
     """Give the traits that ``delivered`` has columns of: those of the contract, then those that have left it."""
-    columns = [column for column in ledger.columns("delivered") if column not in _OF_DELIVERIES]
+    columns = [column for column in ledger.columns("delivered") if column not in OF_DELIVERIES]
     kinds = ledger.kinds()
     active = tuple(trait for trait in contract.with_kinds(kinds).traits if trait.name in columns)
     left = (one for one in columns if one not in {trait.name for trait in active})
@@ -226,10 +233,15 @@ def _again(clock: str, ageing: Ageing) -> str:
     """
 
 
+def _gone(sources: tuple[Source, ...], wording: Wording) -> str:
+    """Return the SQL of the fingerprint of a user whom no source knows."""
+    return f"hash({text(_GONE)}, {text(rule_text(sources, wording))})"
+
+
 def _suspects(sources: tuple[Source, ...], wording: Wording) -> str:
     """Make the SQL of the readers whose traits may differ from what Engage was told; no rows means no source."""
     rows = [source.row for source in sources]
-    gone = f"hash({text(_GONE)}, {text(rule_text(sources, wording))})"
+    gone = _gone(sources, wording)
     columns = ", ".join(["user_id", *rows, "fingerprint"])
     return f"""
         SELECT {columns} FROM readers ANTI JOIN delivered USING (user_id, fingerprint)

@@ -17,6 +17,8 @@ from piano_engage_common.transport import RunEnds
 from target_recurly_engage import report
 from target_recurly_engage.assignments import note_assignments
 from target_recurly_engage.brake import Brake
+from target_recurly_engage.brake_measures import check_measures
+from target_recurly_engage.brake_values import check_plan_values
 from target_recurly_engage.claims import take_at_its_word
 from target_recurly_engage.clock import look_at_the_clock
 from target_recurly_engage.contract import contract_of
@@ -26,6 +28,7 @@ from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
 from target_recurly_engage.handover import Handover
+from target_recurly_engage.measures import digest_rules, recall_measures, record_measure, take_measure
 from target_recurly_engage.offers import write_offers
 from target_recurly_engage.plan import ageing_of, make_plan
 from target_recurly_engage.preview import sizes, unseen_values
@@ -39,10 +42,11 @@ from target_recurly_engage.watch.status import ledger_facts
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from target_recurly_engage.claims import Claim
     from target_recurly_engage.intake import Intake
+    from target_recurly_engage.measures import Measure
     from target_recurly_engage.plan import Plan
 
 
@@ -76,7 +80,8 @@ class Run:
         self._brake = Brake(
             min_rows_fraction=config["brake_min_rows_fraction"],
             max_clear_fraction=config["brake_max_clear_fraction"],
-            max_change_fraction=config.get("brake_max_change_fraction"),
+            max_change_fraction=config["brake_max_change_fraction"],
+            max_identity_fraction=config["brake_max_identity_fraction"],
         )
         self._progress = Progress(logger)
         self._max_reject_fraction = float(config["max_reject_fraction"])
@@ -221,7 +226,8 @@ class Run:
         clock = self.summary.started_at.isoformat()
         for claim in self.claims:
             take_at_its_word(self._ledger, claim)
-        self.sources.merge(self._contract, whole=any(claim.whole for claim in self.claims))
+        past = recall_measures(self._ledger, self.summary.started_at)
+        self.sources.merge(self._contract, past=past, whole=any(claim.whole for claim in self.claims))
         self._take_over(clock)
         reopen_overtaken(self._ledger, clock)
         for trait, why in self._contract.clashes().items():
@@ -244,15 +250,25 @@ class Run:
             self._logger.warning("%s", warning)
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
-        self._judge(plan)
+        self._judge(plan, past)
 
-    def _judge(self, plan: Plan) -> None:
+    def _judge(self, plan: Plan, past: Sequence[Measure]) -> None:
         """Let the brake look at the plan.
 
         Raises:
             BrakeApplied: it looks wrong, and nobody has let it through.
         """
+        measure = take_measure(
+            self._ledger,
+            users=plan.present,
+            measured_at=self.summary.started_at,
+            judged_at=self._moment(),
+            rules=digest_rules(self._config, self._contract),
+        )
         self._brake.check_plan(plan)
+        came = self.summary.merge.came if self.summary.merge else 0
+        check_plan_values(self._brake, plan, self._contract, measure, past)
+        check_measures(self._brake, measure, past, came)
         accepted = self._config.get("accept")
         try:
             let_through = self._brake.apply(plan, accepted, self._ledger.used_up(accepted))
@@ -265,6 +281,7 @@ class Run:
             self._ledger.accept(plan.fingerprint, self.summary.run_id)
         else:
             self._ledger.close_accepted(but=plan.fingerprint)
+        record_measure(self._ledger, self.summary.run_id, measure, afresh=let_through)
 
     def _take_over(self, clock: str) -> None:
         """Take as told what was told since the last run by others than a run."""

@@ -303,13 +303,27 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         th.NumberType(minimum=0, maximum=1),
         default=0.05,
         title="Brake: max clear fraction",
-        description="More than this share of the known readers losing all traits at once stops the run.",
+        description="More than this share of the known users losing all traits, or one of them, stops the run.",
     ),
     th.Property(
         "brake_max_change_fraction",
         th.NumberType(minimum=0, maximum=1),
+        default=0.3,
         title="Brake: max change fraction",
-        description="More than this share of the known readers changing at once stops the run; without it any may.",
+        description=(
+            "More than this share of the known users changing at once, or of unknown terms and ids among what came, "
+            "stops the run. After a pause of more than three days the share is larger. 1 is off."
+        ),
+    ),
+    th.Property(
+        "brake_max_identity_fraction",
+        th.NumberType(minimum=0, maximum=1),
+        default=0.01,
+        title="Brake: max identity fraction",
+        description=(
+            "More than this share of the known subscriptions with another user, create date, start date or id stops "
+            "the run. 1 is off."
+        ),
     ),
     th.Property(
         "accept",

@@ -14,6 +14,8 @@ from target_recurly_engage.changes import Counts, first_values, other_values
 from target_recurly_engage.invariants import check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from target_recurly_engage.desired import Source
     from target_recurly_engage.ledger import Ledger
     from target_recurly_engage.traits import Trait, Wording
@@ -31,15 +33,20 @@ def compare(
     wording: Wording,
     delivery_id: str,
     *,
+    gone: str,
     counted: bool,
 ) -> Counts:
     """Make the plan of the suspects, slice by slice, and count what it changes.
+
+    The SQL *gone* is the fingerprint of a user whom no source knew: whoever comes back has all values anew.
 
     Raises:
         RowsLost: a row of theirs was not found.
     """
     execute, counts = ledger.connection.execute, Counts()
     desired, seen = _desired(sources, traits, wording, delivery_id), [0, 0, 0]
+    altered = _altered([trait for source in sources for trait in source.traits], wording)
+    altered = f"told.fingerprint IS DISTINCT FROM {gone} AND {altered}"
     for i, part in enumerate(_slices(ledger, sources)):
         execute(f"CREATE OR REPLACE TEMP TABLE slice AS FROM suspects WHERE {part}")
         for k, source in enumerate(sources):
@@ -53,10 +60,11 @@ def compare(
             continue
         known = "SELECT count(*) FROM planned AS plan JOIN told USING (user_id)"
         new, first = first_values(ledger, traits, wording)
-        changed, other = other_values(ledger, traits, wording)
+        changed, altering, other = other_values(ledger, traits, wording, altered)
         counts.add(
             new=new,
             changed=changed,
+            altered=altering,
             again=ledger.count(f"{known} WHERE NOT {_differs(traits, wording)}"),
             gone=ledger.count(f"{known} JOIN slice USING (user_id) WHERE {_lost(sources, wording)}"),
             first=first,
@@ -164,6 +172,21 @@ def _differs(traits: tuple[Trait, ...], wording: Wording) -> str:
         elif trait.thresholds:
             differences.append(f"{wording.step(trait, planned)} <> {wording.step(trait, told)}")
     return f"coalesce({' OR '.join(differences)}, false)"
+
+
+def _altered(traits: Iterable[Trait], wording: Wording) -> str:
+    """Return the SQL that says whether ``plan`` has another steady value where ``told`` has one.
+
+    A trait that is new to Engage, or unknown there, alters nothing; nor does one that has left the contract.
+    """
+    alters = []
+    for trait in traits:
+        planned, told = f"plan.{name(trait.name)}", f"told.{name(trait.name)}"
+        if not trait.drifts:
+            alters.append(f"{planned} <> {told}")
+        elif trait.thresholds:
+            alters.append(f"{told} IS NOT NULL AND {wording.step(trait, planned)} <> {wording.step(trait, told)}")
+    return f"coalesce({' OR '.join(alters) or 'false'}, false)"
 
 
 def _lost(sources: tuple[Source, ...], wording: Wording) -> str:

@@ -6,20 +6,24 @@ from typing import TYPE_CHECKING
 
 from piano_engage_common.duck import name
 
+from target_recurly_engage.brake_values import FEW_MIXED, NEARLY_ALL, check_arrival
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
+from target_recurly_engage.identity import compare_arrival
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from piano_engage_common.progress import Progress
 
     from target_recurly_engage.brake import Brake
     from target_recurly_engage.contract import Contract
+    from target_recurly_engage.identity import Arrival
     from target_recurly_engage.intake import Intake
     from target_recurly_engage.ledger import Ledger
+    from target_recurly_engage.measures import Measure
     from target_recurly_engage.streams import UsersStream
     from target_recurly_engage.summary import Summary
     from target_recurly_engage.traits import Trait, Wording
@@ -91,15 +95,16 @@ class Sources:
 
     # Merging
 
-    def merge(self, contract: Contract, *, whole: bool) -> None:
+    def merge(self, contract: Contract, *, past: Sequence[Measure] = (), whole: bool) -> None:
         """Bring the ledger up to date with what came; to be called inside a transaction.
 
         Args:
             contract: which traits there are.
+            past: what earlier runs measured of the ledger.
             whole: the tap says that it has sent all subscriptions, and not only what changed.
         """
         if self._subscriptions:
-            self._merge_subscriptions(self._subscriptions, contract, whole=whole)
+            self._merge_subscriptions(self._subscriptions, contract, past, whole=whole)
         for one in self._catalogue.values():
             self._merge_catalogue(one)
         for intake in self._users.values():
@@ -107,11 +112,15 @@ class Sources:
         if self._api:
             self._summary.api = merge_api(self._ledger, self._api.table, complete=self._complete[self._api])
 
-    def _merge_subscriptions(self, intake: SubscriptionsIntake, contract: Contract, *, whole: bool) -> None:
+    def _merge_subscriptions(
+        self, intake: SubscriptionsIntake, contract: Contract, past: Sequence[Measure], *, whole: bool
+    ) -> None:
         complete = self._complete[intake]
         self._check_columns("the export", intake, contract.own, contract.wording)
         with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
+            arrival = self._compare(past, complete=complete)
             done = merge(self._ledger, complete=complete)
+        check_arrival(self._brake, arrival, done.before)
         self._summary.merge = done
         self._brake.check_rows("the subscription log", done, complete=complete)
         if not complete and not whole and intake.rows and not done.before:
@@ -119,6 +128,13 @@ class Sources:
                 "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
                 "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"
             )
+
+    def _compare(self, past: Sequence[Measure], *, complete: bool) -> Arrival:
+        """Compare the subscriptions that came with the known ones; empty columns of a complete log show by measure."""
+        last = past[-1] if past else None
+        filled = () if last is None or complete else (one for one in last.filled if last.share(one) >= NEARLY_ALL)
+        newest = last.newest if last else None
+        return compare_arrival(self._ledger, filled=filled, newest=newest, least=FEW_MIXED)
 
     def _merge_users(self, intake: UsersIntake, contract: Contract) -> None:
         stream, complete = contract.stream(intake.stream.stream), self._complete[intake]

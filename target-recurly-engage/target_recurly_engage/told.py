@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from target_recurly_engage.delivery.doubt import IN_DOUBT
 from target_recurly_engage.pulse import DISPLAYS, TYPES
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ def _planned(told: Mapping[str, Any]) -> int:
 
 def _acknowledged(ledger: Ledger) -> dict[str, int]:
     """Count by run the readers that Engage took, also of runs that broke off."""
-    query = "SELECT run_id, sum(users)::BIGINT FROM deliveries WHERE acknowledged_at IS NOT NULL GROUP BY run_id"
-    return dict(ledger.connection.execute(query).fetchall())
+    query = (
+        "SELECT run_id, sum(users)::BIGINT FROM deliveries WHERE acknowledged_at IS NOT NULL AND status <> ? GROUP BY 1"
+    )
+    return dict(ledger.connection.execute(query, [IN_DOUBT]).fetchall())
 
 
 def message_of(told: Mapping[str, Any]) -> str | None:

@@ -91,7 +91,7 @@ WHOLE_FILES: dict[str, tuple[bytes, list[str]]] = {
     "gzip bomb": (gzip.compress(HEADER + b"RC1,u1," + b"x" * 30_000_000 + b"\n"), ["log.csv", "unpacks to"]),
     "companion of macOS": (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ", ["companion", "macOS"]),
     "Parquet": (b"PAR1\x15\x04\x15" + bytes(99) + b"PAR1", ["Parquet", "CSV"]),
-    "prose": (b"Dear team, here is the export you asked for.\n", ["line 1", "no column", "Dear team"]),
+    "prose": (b"Dear team, here is the export you asked for.\n", ["line 1", "no column", "None of its 2 cells"]),
     # another delimiter
     "semicolons": (GOOD.replace(b",", b";"), ["line 1", "semicolons", "commas"]),
     "tabs": (GOOD.replace(b",", b"\t"), ["line 1", "tabs", "commas"]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from piano_engage_common.stops import InputRefused
-from tap_piano import log
+from tap_piano import staging
 from tap_piano.survey import Shape
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ BUFFER = 64_000
 @pytest.fixture
 def imitation(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A log whose cells hold lines like those of a log, and a reader that takes it in small pieces."""
-    monkeypatch.setattr(log, "BUFFER_BYTES", BUFFER)
-    monkeypatch.setattr(log, "MAX_LINE_BYTES", BUFFER // 2)
+    monkeypatch.setattr(staging, "BUFFER_BYTES", BUFFER)
+    monkeypatch.setattr(staging, "MAX_ROW_BYTES", BUFFER // 2)
     fake = "\n" + "RCfake,fake,Digital\n" * 1000
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -59,6 +59,7 @@ def test_imitation_test_notices_a_tap_without_second_opinion(
         def __ne__(self, other: object) -> bool:
             return False
 
-    monkeypatch.setattr(log, "survey", lambda _: Shape(records=Agreeing(0), quotes_close=True, ends_with_newline=True))
+    monkeypatch.setattr(staging, "survey", lambda *_: Shape(records=Agreeing(0)))
+    monkeypatch.setattr(staging.Stager, "_unread", lambda *_: ())
     with pytest.raises((AssertionError, InputRefused)):
         check_rows_are_the_real_ones(sync, imitation)

@@ -296,7 +296,9 @@ class Engage:
             found.setdefault(user, {})[trait] = value
         return found
 
-    def dump(self, without: Sequence[str] = ("runs",), columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def dump(
+        self, without: Sequence[str] = ("runs", "measures"), columns: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """All tables of the ledger as multisets of rows; *columns* narrows a table to these."""
         with duckdb.connect(str(self.ledger), read_only=True) as ledger:
             tables = ledger.sql("SELECT table_name FROM duckdb_tables() ORDER BY table_name").fetchall()

@@ -62,7 +62,7 @@ sources.SubscriptionsIntake = Intake
 
 def days(engage: Engage) -> tuple[list[Record], list[Record]]:
     first = engage.subscriptions(40, promo_code="P")
-    second = [record | {"promo_code": None} if number % 3 else record for number, record in enumerate(first)]
+    second = [record | {"promo_code": None} if not number % 5 else record for number, record in enumerate(first)]
     return first, [*second[:-1], engage.subscription(99)]
 
 

@@ -220,8 +220,9 @@ def test_what_lasts_from_the_middle_on_stops_and_the_next_run_sends_the_rest(
     run = engage.run(messages, **settings | {"request_timeout": 10} | (HASTE if SLOW & members.keys() else {}))
     assert run.code == kind.exit_code, run.log
     assert "Traceback" not in run.log
-    ((taken,),) = engage.query("SELECT count(*) FROM delivered")
-    assert taken == 25
+    assert engage.query("SELECT count(*) FROM delivered WHERE user_id NOT IN (SELECT user_id FROM overtaken)") == [
+        (25,)
+    ]
     if kind is PartlyRejected:
         assert engage.query("SELECT count(*) FROM rejects") == [(35,)]
         return

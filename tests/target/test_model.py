@@ -173,7 +173,8 @@ class Model(RuleBasedStateMachine):
         given = self.settings | self.places | {
             "ledger": f"{folder}/ledger.duckdb", "runs_path": f"{folder}/runs", "output_path": f"{folder}/out",
             "requests_per_second": 0, "retry_wait": 0, "retry_attempts": 5, "csv_ingest_hours": 0,
-            "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "ingest_max_users": 2,
+            "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "brake_max_identity_fraction": 1,
+            "ingest_max_users": 2,
         }  # fmt: skip
         run = Run(TargetRecurlyEngage(config=given).config, logging.getLogger("test"))
         rows = self.piano if complete or not self.seen else self.changed()

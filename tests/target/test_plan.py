@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 NOW = "2026-03-28T06:00:00+00:00"
 CONFIG = {
     "timezone": "UTC", "as_of": NOW, "clear_string": "none", "clear_number": -1, "clear_boolean": False,
-    "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1, "memory_limit": "200MB",
+    "clear_date": "9999-12-31", "brake_min_rows_fraction": 0, "brake_max_clear_fraction": 1,
+    "brake_max_change_fraction": 1, "brake_max_identity_fraction": 1, "memory_limit": "200MB",
     "report": False,
     "streams": {}, "traits": "all", "thresholds": {}, "trait_prefix": "", "trait_names": {}, "leave_out": {},
     "primary": ["live", "renews", "paid", "latest_access_end", "latest_start"], "site_licences": "in", "segments": "",

@@ -4,7 +4,8 @@ The rules are those of the fact sheet of Engage, section 2: UTF-8 without BOM, c
 LF, ``user_id`` first, one row a reader, no blank cell, a unique name with a time in it, and whole files only.
 
 A delivery is noted in the ledger before its file appears, and acknowledged after. A run that finds one that was
-not acknowledged looks for the file: if it is there, complete, it was delivered; if not, it was not.
+not acknowledged looks for the file: if it is there, complete, it was delivered. If not, somebody may have taken it
+away, or it may not be looked at: its users count as unknown, unless it surely never appeared.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
+import duckdb
 from piano_engage_common.duck import file_target, name, text
 from piano_engage_common.stops import StorageFailed, storage_errors
 
+from target_recurly_engage.delivery.doubt import settle_open, settle_unknown
 from target_recurly_engage.delivery.overlap import note_told
 from target_recurly_engage.plan import told_traits
 from target_recurly_engage.traits import USER_ID
@@ -95,8 +99,12 @@ class CsvDelivery(ABC):
         """Say where the file is written before it appears."""
 
     @abstractmethod
-    def _appeared(self, location: str, size: int, sha256: str) -> bool:
-        """Say whether that very file is there."""
+    def _appeared(self, location: str, size: int, sha256: str) -> bool | None:
+        """Return whether that very file is there; None where nobody may look."""
+
+    @abstractmethod
+    def _never_left(self, location: str) -> bool:
+        """Return whether a file that was written surely never appeared."""
 
     @abstractmethod
     def _publish(self, part: Path, location: str, size: int, sha256: str) -> None:
@@ -107,7 +115,7 @@ class CsvDelivery(ABC):
         """Remove what a broken delivery left beside the file."""
 
     def settle(self) -> None:
-        """Find out what became of deliveries that a crash left open."""
+        """Find out what became of deliveries that a run left open."""
         open_ones = self._ledger.connection.execute(
             "SELECT delivery_id, location, bytes, sha256 FROM deliveries "
             "WHERE channel = ? AND status IN ('writing', 'written')",
@@ -115,14 +123,17 @@ class CsvDelivery(ABC):
         ).fetchall()
         for delivery_id, location, size, sha256 in open_ones:
             with storage_errors(f"looking for {location}"):
+                never_left = sha256 is None or self._never_left(location)
                 self._forget(location)
-                appeared = sha256 and self._appeared(location, size, sha256)
+                appeared = sha256 is not None and self._appeared(location, size, sha256)
             if appeared:
                 self._logger.info("%s was delivered by a run that broke off; acknowledged now", location)
                 self._acknowledge(delivery_id)
-            else:
+            elif never_left:
                 self._set_status(delivery_id, "discarded")
-        self._ledger.discard_open_deliveries()  # of another channel, before the setting was changed
+            else:
+                settle_unknown(self._ledger, self._logger, delivery_id, unread=appeared is None)
+        settle_open(self._ledger, self._logger)  # of another channel, before the setting was changed
 
     def deliver(self, run_id: str, delivery_id: str) -> Delivered | None:
         """Send the table ``plan`` as a file and acknowledge it; an empty plan sends none.
@@ -173,6 +184,11 @@ class CsvDelivery(ABC):
             self._ledger.announce(delivery_id)
             self._ledger.hold()
             self._publish(part, location, size, sha256)
+        except BaseException:
+            if self._never_left(location):
+                with suppress(duckdb.Error):  # then nobody knows, which is safe
+                    self._set_status(delivery_id, "discarded")
+            raise
         finally:
             part.unlink(missing_ok=True)
         return Delivered(location=location, users=users, bytes=size, sha256=sha256)

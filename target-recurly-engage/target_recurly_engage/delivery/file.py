@@ -59,6 +59,10 @@ class FileDelivery(CsvDelivery):
         return path.is_file() and path.stat().st_size == size and sha256_of(path) == sha256
 
     @override
+    def _never_left(self, location: str) -> bool:
+        return self._part_of(location).exists()  # renaming is all or nothing
+
+    @override
     def _publish(self, part: Path, location: str, size: int, sha256: str) -> None:
         path = Path(location)
         part.rename(path)

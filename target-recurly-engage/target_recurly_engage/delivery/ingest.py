@@ -1,8 +1,8 @@
 """Delivery by the Ingest API: of each reader only the traits that changed, one reader a request.
 
 What Engage took is acknowledged in groups while others are in flight. A crash loses at most the acknowledgements of
-the last group and of what is in flight; these readers are sent once more, which changes nothing at Engage. What Engage
-rejects is kept with its reason and tried again in later runs, with the newest values and at growing distances.
+the last group and of what is in flight; whom it left open counts as unknown and is sent in full once (`doubt.py`). What
+Engage rejects is kept with its reason and tried again in later runs, with the newest values and at growing distances.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from piano_engage_common.duck import name, text
 from piano_engage_common.stops import Outage, storage_errors
 from piano_engage_common.transport import RunEnds
 
+from target_recurly_engage.delivery.doubt import settle_open, take_as_unknown
 from target_recurly_engage.delivery.overlap import note_told
 from target_recurly_engage.plan import told_traits
 from target_recurly_engage.traits import Kind
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.delivery.overlap import Overlap
-    from target_recurly_engage.engage import IngestClient, Refusal
+    from target_recurly_engage.engage import IngestClient, Outcome, Refusal
     from target_recurly_engage.ledger import Ledger
 
 CHANNEL: Final = "ingest"
@@ -58,6 +59,7 @@ class Requests:
         again: of these, what it had rejected before.
         waiting: what it rejected before, and whose time has not come again; not counted in `users`.
         held: readers whose file Engage may not have read yet; not counted in `users`.
+        unknown: users whom Engage may have taken without an answer; they are sent in full once.
         reasons: how often by status and reason.
         seconds: that it took.
         interrupted: a signal came before all were sent.
@@ -70,6 +72,7 @@ class Requests:
     again: int = 0
     waiting: int = 0
     held: int = 0
+    unknown: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
@@ -81,12 +84,13 @@ class _Outcomes:
 
     taken: list[str] = field(default_factory=list)
     refused: list[tuple[str, Refusal]] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
     @property
     def due(self) -> bool:
         """Whether it is time to note them."""
-        count = len(self.taken) + len(self.refused)
+        count = len(self.taken) + len(self.refused) + len(self.unclear)
         return count >= GROUP or (count > 0 and time.monotonic() - self.since >= GROUP_SECONDS)
 
 
@@ -136,8 +140,8 @@ class IngestDelivery:
         """Nothing can be asked of the Ingest API without writing a trait."""
 
     def settle(self) -> None:
-        """Note that a crash broke a delivery off; what Engage took before is acknowledged, the rest is still due."""
-        self._ledger.discard_open_deliveries()
+        """Take as unknown whom a delivery that was broken off left open; what Engage took before is acknowledged."""
+        settle_open(self._ledger, self._logger)
 
     def interrupt(self) -> None:
         """Send no further request; what is in flight ends by itself. May be called by the handler of a signal."""
@@ -165,6 +169,8 @@ class IngestDelivery:
             if left and not self._overlap.again:
                 done.held = self._ledger.count("SELECT count(*) FROM plan SEMI JOIN in_flight USING (user_id)")
             done.waiting = left - done.held
+            if left:  # so that the plan is what may be sent, for whoever finds it after a crash
+                self._ledger.connection.execute("DELETE FROM plan WHERE user_id NOT IN (SELECT user_id FROM outbox)")
             if done.users:
                 self._ledger.connection.execute(
                     "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at) "
@@ -174,9 +180,9 @@ class IngestDelivery:
         if not done.users:
             self._ledger.connection.execute("DROP TABLE plan")
             return done if left else None
-        self._ledger.announce(delivery_id)
         started = time.monotonic()
         try:
+            self._ledger.announce(delivery_id)
             with self._progress.steps(
                 "sending traits",
                 lambda: 100 * (done.acknowledged + done.rejected) / done.users,
@@ -190,6 +196,12 @@ class IngestDelivery:
                 "UPDATE deliveries SET status = ?, users = ?, acknowledged_at = ? WHERE delivery_id = ?",
                 ["acknowledged" if complete else "broken off", done.acknowledged, datetime.now(tz=UTC), delivery_id],
             )
+            if done.unknown:
+                self._logger.warning(
+                    "%d user(s) got no clear answer; whether Engage took them is not known, so they are sent in full "
+                    "once",
+                    done.unknown,
+                )
         self._ledger.connection.execute("DROP TABLE plan")
         self._logger.info(
             "sent to %s: %d users taken, %d rejected, %d waiting for their time, %d for a file, %.1f s",
@@ -234,7 +246,7 @@ class IngestDelivery:
         """Keep as many requests in flight as are allowed, and note outcomes beside them."""
         outcomes, error = _Outcomes(), None
         readers = self._outbox()
-        flying: dict[Future[Refusal | None], str] = {}
+        flying: dict[Future[Outcome], str] = {}
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="ingest")
         try:
             ended = False
@@ -245,7 +257,7 @@ class IngestDelivery:
                     if reader is None:
                         ended = True
                         break
-                    flying[pool.submit(self._client.write, *reader)] = reader[0]
+                    flying[pool.submit(self._client.attempt, *reader)] = reader[0]
                 landed, _ = wait(flying, timeout=GROUP_SECONDS / 4, return_when=FIRST_COMPLETED)
                 for future in landed:
                     error = self._take(future, flying.pop(future), outcomes) or error
@@ -273,33 +285,39 @@ class IngestDelivery:
         return None
 
     @staticmethod
-    def _take(future: Future[Refusal | None], user_id: str, outcomes: _Outcomes) -> Exception | None:
-        try:
-            refusal = future.result()
-        except RunEnds:
-            return None  # not known; it is sent again
-        except Exception as e:  # noqa: BLE001 - raised again once all has landed
-            return e
-        if refusal is None:
+    def _take(future: Future[Outcome], user_id: str, outcomes: _Outcomes) -> Exception | None:
+        outcome = future.result()
+        if outcome.unclear:
+            outcomes.unclear.append(user_id)
+        if outcome.error is not None:
+            return None if isinstance(outcome.error, RunEnds) else outcome.error
+        if outcome.refusal is None:
             outcomes.taken.append(user_id)
         else:
-            outcomes.refused.append((user_id, refusal))
+            outcomes.refused.append((user_id, outcome.refusal))
         return None
 
     # Noting
 
     def _note(self, outcomes: _Outcomes, done: Requests) -> _Outcomes:
-        """Acknowledge what Engage took, and keep what it rejected; in one transaction."""
+        """Acknowledge what Engage took, and keep what it rejected, and what is unknown; in one transaction."""
         with storage_errors(f"writing {self._ledger.path}"), self._ledger.transaction():
+            self._keep_unknown(outcomes.unclear)
             self._acknowledge(outcomes.taken)
             again = sum(self._reject(user_id, refusal) for user_id, refusal in outcomes.refused)
         done.acknowledged += len(outcomes.taken)
         done.rejected += len(outcomes.refused)
+        done.unknown += len(outcomes.unclear)
         done.again += again
         for _, refusal in outcomes.refused:
             words = f"{refusal.status} {refusal.reason}"
             done.reasons[words] = done.reasons.get(words, 0) + 1
         return _Outcomes()
+
+    def _keep_unknown(self, user_ids: list[str]) -> None:
+        if user_ids:
+            chosen = ", ".join(map(text, user_ids))
+            take_as_unknown(self._ledger, f"FROM plan WHERE user_id IN ({chosen})")
 
     def _acknowledge(self, user_ids: list[str]) -> None:
         if not user_ids:
@@ -312,7 +330,7 @@ class IngestDelivery:
         note_told(self._ledger, "taken", datetime.now(tz=UTC))
 
     def _reject(self, user_id: str, refusal: Refusal) -> bool:
-        """Keep a rejected reader, and answer whether there was one before."""
+        """Keep a rejected reader, who is settled by that, and answer whether there was one before."""
         execute, now = self._ledger.connection.execute, datetime.now(tz=UTC)
         found = execute("SELECT attempts, first_at FROM rejects WHERE user_id = ?", [user_id]).fetchall()
         before, first_at = found[0] if found else (0, now)
@@ -323,6 +341,7 @@ class IngestDelivery:
             "SELECT ?, ?, ?, ?, ?, ?, ?, any_value(fingerprint) FROM plan WHERE user_id = ?",
             [user_id, refusal.status, refusal.reason, before + 1, first_at, now, now + distance, user_id],
         )
+        execute("DELETE FROM plan WHERE user_id = ?", [user_id])
         return bool(before)
 
 

@@ -119,11 +119,19 @@ class S3Delivery(CsvDelivery):
             self._store.client.abort_multipart_upload(**place, UploadId=upload_id)
 
     @override
-    def _appeared(self, location: str, size: int, sha256: str) -> bool:
+    def _appeared(self, location: str, size: int, sha256: str) -> bool | None:
+        if not location.startswith(f"s3://{self._bucket.name}/"):
+            return None  # the setting was changed
         found = self._store.look(_key_of(location))
         if found is None:
             return False
+        if not found:
+            return None
         return bool(found["ContentLength"] == size and found["Metadata"].get("sha256") == sha256)
+
+    @override
+    def _never_left(self, location: str) -> bool:
+        return False  # a request whose answer is lost may have arrived
 
     @override
     def _forget(self, location: str) -> None:

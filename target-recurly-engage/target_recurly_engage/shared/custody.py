@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from target_recurly_engage.delivery.doubt import Sending
     from target_recurly_engage.shared.cache import Version
-    from target_recurly_engage.shared.doubt import Sending
 
 BINARY: Final = "application/octet-stream"
 

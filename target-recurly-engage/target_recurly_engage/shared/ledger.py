@@ -9,9 +9,9 @@ from piano_engage_common.stops import RunStopped, StorageFailed, storage_errors
 from typing_extensions import override
 
 from target_recurly_engage.delivery.csvs import sha256_of
+from target_recurly_engage.delivery.doubt import is_known, take_lost_plan, write_plan
 from target_recurly_engage.ledger import Ledger, in_use_by_another
 from target_recurly_engage.shared.custody import Custody, now
-from target_recurly_engage.shared.doubt import is_known, take_as_unknown, write_plan
 from target_recurly_engage.shared.place import is_shared
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class SharedLedger(Ledger):
                 continue
             path = self.work / "doubt.parquet"
             self.custody.fetch_plan(sending, path)
-            users = take_as_unknown(self, sending, path)
+            users = take_lost_plan(self, sending, path)
             path.unlink()
             self._logger.warning(
                 "run %s sent to %d reader(s) and did not return the ledger; what Engage took of it is not known, so "

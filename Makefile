@@ -59,9 +59,10 @@ benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the fig
 
 fault-test: .venv/.dev setup ## The tests at random moments and in random orders, ten times as many (takes half an hour)
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
-	  tests/target/test_auto.py tests/target/test_clock.py tests/target/test_crash.py tests/target/test_ingest.py \
-	  tests/target/test_ledger.py tests/target/test_many_days.py tests/target/test_model.py tests/target/test_plan.py \
-	  tests/target/test_shared_lease.py tests/target/test_shared_storm.py tests/project/test_app.py tests/project/test_bad_moments.py \
+	  tests/target/test_auto.py tests/target/test_brake_values.py tests/target/test_clock.py tests/target/test_crash.py \
+	  tests/target/test_ingest.py tests/target/test_ledger.py tests/target/test_many_days.py tests/target/test_model.py \
+	  tests/target/test_plan.py tests/target/test_shared_lease.py tests/target/test_shared_storm.py \
+	  tests/project/test_app.py tests/project/test_bad_moments.py \
 	  tests/project/test_database.py tests/project/test_drill.py tests/project/test_two_folders.py \
 	  tests/tap/test_api_interrupted.py tests/e2e $(ARGS)
 

@@ -45,7 +45,7 @@ HARMLESS: Final = frozenset({
     "export_path", "api_token", "region", "api_url", "reports_url", "reports_token_in", "page_size",
     "requests_per_second", "concurrency", "request_timeout", "retry_attempts", "retry_wait", "retry_seconds",
     "export_wait", "export_poll", "promo_code_refresh_days", "rejects_path", "memory_limit", "batch_config",
-    "unchanged_files",
+    "unchanged_files", "min_export_share",
 })  # fmt: skip
 """Settings that change nothing about which rows leave and what stands in them; all others are part of the signature."""
 

@@ -18,6 +18,7 @@ from typing_extensions import override
 from tap_piano.base import PianoStream, moment_of, temporary_folder
 from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY
 from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
+from tap_piano.export_size import KEY, end_of_a_repeated_file, last_size, measure
 from tap_piano.fields import NAMEABLE
 from tap_piano.files import read_header
 from tap_piano.handed_on import SKIP, claim, claimed, signature, signature_of_job
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from singer_sdk.singerlib import Catalog
 
     from tap_piano.columns import Column
+    from tap_piano.export_size import ExportSize
     from tap_piano.files import Export, Header
     from tap_piano.reports import ExportJob
     from tap_piano.tap import TapPiano
@@ -85,6 +87,9 @@ class SubscriptionLogStream(PianoStream):
         self._signature: str | None = None
         self._before: str | None = None
         self._whole = False
+        self._size: ExportSize | None = None
+        self._is_part = False
+        self._send_all = False
 
     # Selection
 
@@ -181,7 +186,11 @@ class SubscriptionLogStream(PianoStream):
     # State
 
     def _since(self) -> str | None:
-        start = self.get_starting_timestamp(None) if self._incremental else None
+        if not self._incremental:
+            return None
+        if self._send_all:  # all but what the settings leave out
+            return self.config.get("start_date")
+        start = self.get_starting_timestamp(None)
         return (start - timedelta(minutes=self.config["lookback"])).isoformat() if start else None
 
     @property
@@ -259,9 +268,11 @@ class SubscriptionLogStream(PianoStream):
 
     @override
     def _close_snapshot(self) -> None:
-        """Claim what was handed on, unless rows of files were rejected: those are looked at in every run."""
-        if self._log_counts is not None and not self._log_counts.rejected:
+        """Claim what was handed on, unless rows were rejected or are missing: those are looked at in every run."""
+        if self._log_counts is not None and not self._log_counts.rejected and not self._is_part:
             self._claim()
+        if self._size is not None and not self._listing.passed_over:
+            self.stream_state[KEY] = self._size.as_state()
         super()._close_snapshot()
 
     # Reading
@@ -281,6 +292,8 @@ class SubscriptionLogStream(PianoStream):
         relation = log.read()
         self._log_counts = log.counts
         self._weigh_what_is_missing(log.counts)
+        if self._incremental and not self.sampling:
+            self._weigh_size(connection, relation, log.counts)
         rows = self._in_order(connection, relation, folder, ready=log.ready)
         self._discard_download()
         if not self._incremental:
@@ -344,10 +357,42 @@ class SubscriptionLogStream(PianoStream):
             self._listing,
         )
 
+    def _weigh_size(
+        self, connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, counts: LogCounts
+    ) -> None:
+        """Keep the bookmark from passing what is missing in an export, or was missing in the last one."""
+        min_share, lookback = float(self.config["min_export_share"]), timedelta(minutes=self.config["lookback"])
+        last = last_size(self.stream_state)
+        self._size = measure(relation, last, until=self._until, lookback=lookback)
+        if last is not None and self._size.is_shrunken(last, min_share):
+            counts.hold_back = ""
+            self._warn_of_part(f"{self._size.rows:,} subscriptions, and the last complete one held {last['rows']:,}")
+        elif last is not None and self._size.has_more_than(last):
+            self._send_all = True
+            self.logger.warning(
+                "subscription_log: the last export lacked subscriptions that this one holds; all rows are sent"
+            )
+        if min_share and len(self._exports) > 1:
+            newest = end_of_a_repeated_file(connection, min_share=min_share, until=self._until)
+            if newest is not None:
+                counts.hold_back = newest if counts.hold_back is None else min(newest, counts.hold_back)
+                self._warn_of_part(f"fewer subscriptions than an older one beside it, which ends at {newest}")
+
+    def _warn_of_part(self, what: str) -> None:
+        self._size = None
+        self._is_part = True
+        self.logger.warning(
+            "subscription_log: the newest export holds %s (min_export_share is %s): it looks cut off or filtered. What "
+            "it holds is sent, and the bookmark stays, so that the next complete export brings the rest. If it is "
+            "complete, run once with --full-refresh or lower min_export_share",
+            what,
+            self.config["min_export_share"],
+        )
+
     @property
     @override
     def _ended_well(self) -> bool:
-        return not self._listing.passed_over
+        return not self._listing.passed_over and not self._is_part
 
     def _open_snapshot_of(self, counts: LogCounts) -> None:
         """Decide whether what is sent is the complete log, so that what is absent has vanished from Piano."""

@@ -91,6 +91,16 @@ SETTINGS: Final = th.PropertiesList(
         description="Days after which the codes of a promotion are listed again even though it did not move.",
     ),
     th.Property(
+        "min_export_share",
+        th.NumberType(minimum=0, maximum=1),
+        default=0.9,
+        title="Min export share",
+        description=(
+            "An export with less than this share of the subscriptions of the last complete one looks cut off: what it "
+            "holds is sent, and the bookmark stays. 0 for exports that differ in size, such as those of the last days."
+        ),
+    ),
+    th.Property(
         "unchanged_files",
         th.StringType(allowed_values=[SKIP, READ]),
         default=SKIP,

@@ -192,7 +192,7 @@ def _audience(
 ) -> tuple[Trait, ...]:
     prefix, names = config["segment_prefix"], [one.name for one in segments]
     if config["segments_as"] == LIST:
-        made = [Trait(SEGMENTS_TRAIT, Kind.STRING, computed=True)] if names else []
+        made = [Trait(SEGMENTS_TRAIT, Kind.STRING, origin=SEGMENTS_TRAIT, computed=True)] if names else []
     else:
         made = [Trait(prefix + one, Kind.BOOLEAN, origin=f"told {one}", computed=True) for one in names]
     drawn = (Trait(f"experiment_{one.name}", origin=one.key, computed=True) for one in experiments)
@@ -208,7 +208,7 @@ def _renamed(contract: Contract, config: Mapping[str, Any], problems: Problems) 
             problems.add(f"trait_names.{key}", f"no trait that is sent{suggestion(key, keys)}")
 
     def named(trait: Trait) -> Trait:
-        return replace(trait, name=str(given.get(trait.key) or prefix + trait.name), origin=trait.key)
+        return replace(trait, name=prefix + str(given.get(trait.key) or trait.name), origin=trait.key)
 
     if not given and not prefix:
         return contract

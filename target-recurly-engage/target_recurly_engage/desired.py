@@ -16,8 +16,9 @@ from piano_engage_common.stops import ConfigRefused
 
 from target_recurly_engage.computed import BY_NAME, computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
+from target_recurly_engage.handed_codes import promotions_of_arms
 from target_recurly_engage.invariants import ROWS, check, check_primaries
-from target_recurly_engage.predicates import may, member, predicate, told
+from target_recurly_engage.predicates import delivered, may, member, predicate, told
 from target_recurly_engage.primary import TAKES_OVER, judged, taking_over
 from target_recurly_engage.traits import Kind, blank_is_null
 
@@ -165,7 +166,10 @@ def today_of(ledger: Ledger, wording: Wording, now: str) -> str:
 def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) -> None:
     """Make ``matches`` and ``audience`` for all readers that a source knows."""
     execute, wording = ledger.connection.execute, contract.wording
-    promotions = make_eligible(ledger, contract, now) if asked_of(contract) else {}
+    asked = asked_of(contract)
+    of_arms = {one for found in promotions_of_arms(ledger, contract).values() for one in found}
+    known = make_eligible(ledger, contract, now, {*asked, *of_arms}) if asked or of_arms else {}
+    promotions = {one: promotion for one, promotion in known.items() if one in asked}
     execute(f"CREATE OR REPLACE TEMP VIEW profiles AS {_profiles(contract, sources, promotions)}")
     today = today_of(ledger, wording, now)
     clear = {Kind.STRING: wording.clear_string, Kind.BOOLEAN: wording.clear_boolean}
@@ -176,13 +180,14 @@ def _match(ledger: Ledger, contract: Contract, sources: list[Source], now: str) 
     members = "".join(f", {member(segment.name)}" for segment in contract.segments)
     execute(f"CREATE OR REPLACE TEMP TABLE matches AS SELECT user_id{members}, {_LOST} FROM ({matched})")
     check("rows that segments ask of", found=ledger.count(f"SELECT count_if({_LOST}) FROM matches"), expected=0)
-    cells = {f"told {segment}": sql for segment, sql in told(contract.segments).items()}
-    cells |= {f"experiment {experiment.name}": experiment.sql for experiment in contract.experiments}
-    made = ", ".join(f"{sql} AS {name(column)}" for column, sql in cells.items())
-    audience = f"SELECT user_id, {made} FROM matches"
+    cells = [f"{sql} AS {delivered(segment)}" for segment, sql in told(contract.segments).items()]
+    audience = f"SELECT {', '.join(['user_id', *cells])} FROM matches"
+    if contract.experiments:
+        arms = ", ".join(f"{one.sql} AS {name(one.key)}" for one in contract.experiments)
+        audience = f"SELECT *, {arms} FROM ({audience})"
     if contract.listed and contract.segments:
         names = ", ".join(
-            f"CASE WHEN {name(f'told {segment.name}')} THEN {text(segment.name)} END" for segment in contract.segments
+            f"CASE WHEN {delivered(segment.name)} THEN {text(segment.name)} END" for segment in contract.segments
         )
         audience = f"SELECT *, nullif(concat_ws(',', {names}), '') AS segments FROM ({audience})"
     execute(f"CREATE OR REPLACE TEMP TABLE audience AS {audience}")

@@ -17,7 +17,7 @@ from target_recurly_engage.promotions import make_held_codes, promotions_of, spe
 from target_recurly_engage.statuses import Meaning, is_one_of, word_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
@@ -38,7 +38,8 @@ NO_TERM: Final = "no term that it is for is open to him"
 AGAINST: Final = (USED, NOT_NEW, NO_TERM)
 
 
-def _against(promotion_id: str, reason: str) -> str:
+def against(promotion_id: str, reason: str) -> str:
+    """Return the quoted name of the column that says whether a reason stands against a user."""
     return name(f"{promotion_id}: {reason}")
 
 
@@ -64,14 +65,14 @@ def unknown_promotions(ledger: Ledger, contract: Contract) -> Iterator[str]:
         )
 
 
-def make_eligible(ledger: Ledger, contract: Contract, now: str) -> dict[str, Promotion]:
-    """Make ``eligible`` for this connection, and give the promotions that segments ask of and the ledger knows.
+def make_eligible(ledger: Ledger, contract: Contract, now: str, wanted: Iterable[str]) -> dict[str, Promotion]:
+    """Make ``eligible`` for this connection, and return those of the *wanted* promotions that the ledger knows.
 
     It has a row for each reader with a subscription: for each promotion, what stands against his using it, and
     whether he may. All subscriptions count, for Piano knows nothing of ``leave_out``.
     """
     found = promotions_of(ledger, now)
-    asked = {one: found[one] for one in asked_of(contract) if one in found}
+    asked = {one: found[one] for one in sorted(wanted) if one in found}
     make_held_codes(ledger)
     used = "".join(f", bool_or(promotion_id = {text(one)}) AS {name(f'used {one}')}" for one in asked)
     facts = f"""
@@ -81,15 +82,15 @@ def make_eligible(ledger: Ledger, contract: Contract, now: str) -> dict[str, Pro
         LEFT JOIN held_codes ON code = {spelled("promo_code")}
         GROUP BY user_id
     """
-    against = [
-        f"{sql} AS {_against(one.id, reason)}" for one in asked.values() for reason, sql in _conditions(one).items()
+    conditions = [
+        f"{sql} AS {against(one.id, reason)}" for one in asked.values() for reason, sql in _conditions(one).items()
     ]
     may_use = [
         f"{'true' if one.why_not is None else 'false'} AND NOT "
-        f"({' OR '.join(_against(one.id, reason) for reason in AGAINST)}) AS {may(one.id)}"
+        f"({' OR '.join(against(one.id, reason) for reason in AGAINST)}) AS {may(one.id)}"
         for one in asked.values()
     ]
-    judged = f"SELECT {', '.join(['user_id', *against])} FROM ({facts})"
+    judged = f"SELECT {', '.join(['user_id', *conditions])} FROM ({facts})"
     ledger.connection.execute(
         f"CREATE OR REPLACE TEMP TABLE eligible AS SELECT {', '.join(['*', *may_use])} FROM ({judged})"
     )
@@ -135,18 +136,18 @@ def counts(ledger: Ledger, promotions: Mapping[str, Promotion]) -> dict[str, dic
     found = {}
     for one in promotions.values():
         cells = ", ".join(f"count_if({cell})" for cell in _cells(one))
-        ((able, *against),) = ledger.connection.execute(f"SELECT {cells} FROM eligible").fetchall()
+        ((able, *counted),) = ledger.connection.execute(f"SELECT {cells} FROM eligible").fetchall()
         found[one.id] = {
             "name": one.name,
             "why_not": one.why_not,
             "readers": able or 0,
-            "against": {reason: count or 0 for reason, count in zip(AGAINST, against, strict=True)},
+            "against": {reason: count or 0 for reason, count in zip(AGAINST, counted, strict=True)},
         }
     return found
 
 
 def _cells(one: Promotion) -> list[str]:
-    return [may(one.id), *(_against(one.id, reason) for reason in AGAINST)]
+    return [may(one.id), *(against(one.id, reason) for reason in AGAINST)]
 
 
 def reasons(ledger: Ledger, promotions: Mapping[str, Promotion], user_id: str) -> dict[str, dict[str, Any]]:
@@ -156,7 +157,7 @@ def reasons(ledger: Ledger, promotions: Mapping[str, Promotion], user_id: str) -
         query = f"SELECT {', '.join(_cells(one))} FROM eligible WHERE user_id = ?"
         rows = ledger.connection.execute(query, [user_id]).fetchall()
         alone = (may_without_subscription(one), False, False, _no_term_at_all(one))
-        able, *against = rows[0] if rows else alone
-        why = [reason for reason, holds in zip(AGAINST, against, strict=True) if holds]
+        able, *judged = rows[0] if rows else alone
+        why = [reason for reason, holds in zip(AGAINST, judged, strict=True) if holds]
         found[one.id] = {"name": one.name, "may": able, "why_not": [one.why_not, *why] if one.why_not else why}
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import text
 
-from target_recurly_engage.predicates import member, share
+from target_recurly_engage.predicates import delivered, share
 from target_recurly_engage.problems import suggestion
 from target_recurly_engage.segments import NAME
 
@@ -29,7 +29,7 @@ class Experiment:
     Attributes:
         name: its name, of which the trait's is made.
         arms: by the name of the arm, a promo code as a rule, the share of readers; what is left over is in no arm.
-        segment: who takes part; None is everybody.
+        segment: the users for whom it is delivered take part; None is all users.
         salt: what the hash is salted with; another one draws anew.
         description: what it is for.
         start: the day on which its prompts go live; what a reader bought before does not count for it.
@@ -49,15 +49,18 @@ class Experiment:
 
     @property
     def sql(self) -> str:
-        """The SQL of the arm of a reader; NULL where he takes no part. It reads who matches the segment."""
-        takes_part = member(self.segment) if self.segment else "true"
+        """The SQL of a user's arm, NULL without one. It reads the column of :func:`.predicates.delivered`."""
+        takes_part = delivered(self.segment) if self.segment else "true"
         return f"CASE WHEN {takes_part} THEN {self.drawn} END"
 
     @property
     def drawn(self) -> str:
-        """The SQL of the arm that any reader would be in; NULL where the shares leave him out."""
+        """The SQL of the arm that any user would be in, NULL where the shares leave the user out.
+
+        The control group comes first and the others by name, so the order in the settings changes nobody's arm.
+        """
         drawn, upto, cases = share(f"experiment:{self.name}:{self.salt}"), Decimal(0), []
-        for arm, of in self.arms.items():
+        for arm, of in sorted(self.arms.items(), key=lambda one: (one[0] != CONTROL, one[0])):
             upto += Decimal(str(of))
             cases.append(f"WHEN drawn < {upto} THEN {text(arm)}")
         return f"CASE {' '.join(cases).replace('drawn', drawn)} END"

@@ -48,6 +48,11 @@ def member(segment: str) -> str:
     return name(f"in {segment}")
 
 
+def delivered(segment: str) -> str:
+    """Return the quoted name of the column that says for whom a segment is delivered, after priority and hold-back."""
+    return name(f"told {segment}")
+
+
 def may(promotion: str) -> str:
     """Name, quoted, of the column that says who may use a promotion."""
     return name(f"may {promotion}")

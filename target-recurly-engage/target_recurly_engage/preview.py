@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name
@@ -9,6 +10,7 @@ from piano_engage_common.duck import name
 from target_recurly_engage.apart import apart
 from target_recurly_engage.desired import desire, forget_desired, today_of
 from target_recurly_engage.eligibility import asked_of, counts, unknown_promotions
+from target_recurly_engage.handed_codes import unusable_codes
 from target_recurly_engage.predicates import member
 from target_recurly_engage.promotions import promotions_of
 from target_recurly_engage.traits import Kind
@@ -39,7 +41,7 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
         hold-back), ``entering`` and ``leaving`` (against what Engage was told), ``sample``, ``overlaps`` with others;
         by promotion that segments ask of: ``readers`` who may use it, and ``against`` how many stands what.
     """
-    needed = contract.for_segments()
+    needed = replace(contract.for_segments(), experiments=contract.experiments, audience=contract.audience)
     desire(ledger, needed, now)
     today = today_of(ledger, contract.wording, now)
     try:
@@ -48,7 +50,7 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
                 "readers": ledger.count("SELECT count(*) FROM primaries"),
                 "segments": {},
                 "promotions": {},
-                "warnings": list(apart(ledger, contract, now, today)),
+                "warnings": [*unusable_codes(ledger, needed, now), *apart(ledger, contract, now, today)],
             }
         return {
             "readers": ledger.count("SELECT count(*) FROM matches"),
@@ -57,6 +59,7 @@ def preview(ledger: Ledger, contract: Contract, now: str) -> dict[str, Any]:
             "warnings": [
                 *unseen_values(ledger, needed),
                 *unknown_promotions(ledger, contract),
+                *unusable_codes(ledger, needed, now),
                 *apart(ledger, contract, now, today),
             ],
         }

@@ -27,6 +27,7 @@ from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
+from target_recurly_engage.handed_codes import unusable_codes
 from target_recurly_engage.handover import Handover
 from target_recurly_engage.measures import digest_rules, recall_measures, record_measure, take_measure
 from target_recurly_engage.offers import write_offers
@@ -245,8 +246,10 @@ class Run:
         self.summary.plan = plan
         self.summary.segments = sizes(self._ledger, self._contract)
         self.summary.unseen = list(unseen_values(self._ledger, self._contract))
+        self.summary.codes = list(unusable_codes(self._ledger, self._contract, self._now or clock))
         forget_desired(self._ledger)
-        for warning in (*self.summary.unseen, *unknown_promotions(self._ledger, self._contract)):
+        unknown = unknown_promotions(self._ledger, self._contract)
+        for warning in (*self.summary.unseen, *unknown, *self.summary.codes):
             self._logger.warning("%s", warning)
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
@@ -313,7 +316,7 @@ class Run:
     def _show(self) -> None:
         """Tell of a dry run what a real one would send."""
         assert self.summary.plan  # noqa: S101 - it was made just now
-        answer = shown(self._ledger, self._contract, self._config, self.summary.plan)
+        answer = shown(self._ledger, self._contract, self._config, self.summary.plan, warnings=self.summary.codes)
         for line in words_of(answer):
             self._logger.info("dry run: %s", line)
 

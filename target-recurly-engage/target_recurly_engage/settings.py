@@ -102,7 +102,9 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         th.ObjectType(additional_properties=th.StringType(min_length=1)),
         default={},
         title="Trait names",
-        description="Names of traits at Engage that differ from ours, such as `{term_name: plan}`.",
+        description=(
+            "Names of traits at Engage that differ from ours, such as `{term_name: plan}`; after `trait_prefix`."
+        ),
     ),
     th.Property(
         "primary",

@@ -12,7 +12,7 @@ from target_recurly_engage.delivery.overlap import overlap_of
 from target_recurly_engage.plan import told_traits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from target_recurly_engage.contract import Contract
     from target_recurly_engage.ledger import Ledger
@@ -23,8 +23,10 @@ AUTO: Final = "auto"
 INGEST: Final = "ingest"
 
 
-def shown(ledger: Ledger, contract: Contract, config: Mapping[str, Any], made: Plan) -> dict[str, Any]:
-    """Give what there is to see of a plan that was made just now, as JSON takes it."""
+def shown(
+    ledger: Ledger, contract: Contract, config: Mapping[str, Any], made: Plan, *, warnings: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return what there is to see of a plan that was made just now, with *warnings* about it, as JSON takes it."""
     way = _way(ledger, config, made)
     rate = float(config["requests_per_second"])
     return {
@@ -34,6 +36,7 @@ def shown(ledger: Ledger, contract: Contract, config: Mapping[str, Any], made: P
         },
         "traits": {trait: asdict(counts) for trait, counts in made.traits.items() if any(asdict(counts).values())},
         "invalid": made.invalid,
+        "warnings": list(warnings),
         "sample": [changes_of(ledger, contract, one) for one in _sample(ledger)],
         "delivery": way,
         "seconds_at_least": round(made.size / rate, 1) if way == INGEST and rate else None,
@@ -100,6 +103,7 @@ def words_of(answer: dict[str, Any]) -> Iterator[str]:
         yield f"  {trait:32} {counts['new']:>9,} new {counts['changed']:>9,} changed {counts['cleared']:>9,} cleared"
     for words, count in answer["invalid"].items():
         yield f"  {count:,} invalid and counted as absent: {words}"
+    yield from (f"  warning: {warning}" for warning in answer["warnings"])
     for one in answer["sample"]:
         yield f"  {one['user_id']}: " + (", ".join(arrows(one["changes"])) or "all once more")
 

@@ -67,6 +67,7 @@ class Summary:
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
     unknown_words: dict[str, int] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
     as_of: str | None = None
     brake: Brake | None = None
     ledger: dict[str, Any] | None = None
@@ -106,6 +107,7 @@ class Summary:
             "segments": self.segments,
             "unknown_status_words": self.unknown_words,
             "unseen_values": self.unseen,
+            "unusable_codes": self.codes,
             "brake": None
             if self.brake is None
             else {"let_through": self.brake.let_through, "checks": [asdict(check) for check in self.brake.checks]},

@@ -295,6 +295,10 @@ def _attention(shown: Mapping[str, Any]) -> Iterator[Facts]:
         yield {"tone": "plain", "text": "A data source has changed: Pulse has to get the new file.", "at": "todo"}
 
 
+_OF_SEGMENTS: Final = ("unseen_values", "unusable_codes")
+"""Members of a summary that hold warnings about segments and experiments."""
+
+
 def _warnings(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the section and the words of each warning."""
     run, freshness, rejects = shown["run"], shown["freshness"], shown["rejects"]
@@ -303,7 +307,7 @@ def _warnings(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "came", f"The newest change that Piano told of is {age} old. Is an old export being read?"
     for words, count in shown["words"].items():
         yield "rejects", f"Piano's status word “{words}” is not in the map: {count:,} subscription(s) have no stage."
-    yield from (("segments", warning) for warning in run.get("unseen_values") or [])
+    yield from (("segments", warning) for found in _OF_SEGMENTS for warning in run.get(found) or [])
     counts = {
         ("rejects", "Engage rejects {:,} reader(s)."): rejects["readers"],
         ("rejects", "{:,} value(s) cannot be sent and count as absent."): sum((run["invalid"] or {}).values()),

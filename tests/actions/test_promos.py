@@ -124,6 +124,48 @@ def test_who_may_use_what(reading: Piano, tmp_path: Path, promotion: str, term: 
     assert promotions.eligibility(piano, reading.uid(buyer(reading)), found, term).reason == reason
 
 
+FREE_TERMS = {"registration", "newsletter", "ad view", "custom", "access granted"}
+NOT_BEGUN = {"Pending", "Not started", "Wait confirmed", "Deleted"}
+
+
+def is_new(entries: list[Entry], rule: str) -> bool:
+    """Say by the sandbox's own world whether a user is a new customer; it shares no code with target or actions."""
+    if rule == "never_paid":
+        return not any(one.state.charge_count for one in entries)
+    return all(one.fate.term.type.lower() in FREE_TERMS or one.state.status in NOT_BEGUN for one in entries)
+
+
+@pytest.mark.parametrize("rule", ["never_had", "never_paid"])
+def test_a_new_customer_is_who_the_setting_of_the_target_says(reading: Piano, tmp_path: Path, rule: str) -> None:
+    piano, seen = client(reading, tmp_path), set[tuple[str, bool]]()
+    spring = promotions.named(piano, SPRING)
+    assert spring
+    chosen: dict[tuple[str, str, bool], Entry] = {}
+    for one in reading.world.entries.values():
+        chosen.setdefault((one.state.status, one.fate.term.type, bool(one.state.charge_count)), one)
+    for entry in chosen.values():
+        found = promotions.eligibility(piano, reading.uid(entry), spring, new_customers=rule)
+        new = is_new(reading.of_user(entry), rule)
+        assert (found.reason != "promotion_new_only") == new, (entry.state.status, entry.fate.term.type)
+        seen.add((found.reason, new))
+    assert {new for _, new in seen} == {True, False}
+
+
+def test_the_command_goes_by_the_setting_of_the_target(
+    piano: Piano, ask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has only a trial, or was given for nothing what others buy, is new by one setting and not by the other."""
+    entry = piano.find(
+        lambda one: not any(other.state.charge_count for other in piano.of_user(one)) and not is_new([one], "never_had")
+    )
+    reasons = {}
+    for rule in ("never_had", "never_paid"):
+        monkeypatch.setenv("TARGET_RECURLY_ENGAGE_NEW_CUSTOMERS", rule)
+        arguments = ("promo", "eligible", "--user", piano.uid(entry), "--promotion", SPRING, "--json")
+        reasons[rule] = json.loads(ask(*arguments).stdout)["reason"]
+    assert reasons == {"never_had": "promotion_new_only", "never_paid": "eligible"}
+
+
 def test_who_has_used_it_before_or_is_not_known(reading: Piano, tmp_path: Path) -> None:
     piano = client(reading, tmp_path)
     entry = reading.find(lambda one: one.fate.promotion and one.fate.promotion.code == "BACK30")
@@ -240,7 +282,7 @@ def drawn(name: str, salt: str, user: str, arms: dict[str, float]) -> str | None
     """Work an arm out as docs/segments.md describes it: the first 32 bits of a SHA-256."""
     share = int(hashlib.sha256(f"experiment:{name}:{salt}:{user}".encode()).hexdigest()[:8], 16) / 2**32
     upto = 0.0
-    for arm, of in arms.items():
+    for arm, of in sorted(arms.items(), key=lambda one: (one[0] != "control", one[0])):
         upto += of
         if share < upto:
             return arm
@@ -250,7 +292,7 @@ def drawn(name: str, salt: str, user: str, arms: dict[str, float]) -> str | None
 def test_the_code_of_an_experiment_is_the_targets(
     ask: Callable[..., Result], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    arms = {"control": 0.2, "SPRING50": 0.5, "BACK30": 0.2}
+    arms = {"SPRING50": 0.5, "BACK30": 0.2, "control": 0.2}
     experiment = {"name": "offer", "segment": "win_back", "arms": arms, "salt": "7"}
     target = {"ledger": "l", "experiments": [experiment], "segments": "all"}
     (tmp_path / "target.json").write_text(json.dumps(target))

@@ -28,6 +28,7 @@ SETTINGS = [
     "start_date",
     "lookback",
     "promo_code_refresh_days",
+    "min_export_share",
     "unchanged_files",
     "rejects_path",
     "max_reject_fraction",

@@ -97,7 +97,7 @@ def test_a_new_file_beside_the_old_one_has_both_read(exports: Exports, make_row:
     state = last_state(sync(old.parent))
     exports.csv([*day(make_row, 2, 1), make_row(9, Modify_time="2024-12-31 00:00:00 +0000")], name="2.csv")
     run = sync(old.parent, state=state, start_date="2024-01-01")
-    assert [record["subscription_id"][-1] for record in run.records] == ["1", "2", "0"]
+    assert [record["subscription_id"][-1] for record in run.records] == ["9", "1", "2", "0"]  # 9 was in no export yet
     assert skipped(sync(old.parent, state=last_state(run), start_date="2024-01-01"))
 
 

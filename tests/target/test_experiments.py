@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from piano_actions.arms import arm_of
 from target_recurly_engage import experiments
 from target_recurly_engage.predicates import share
 
@@ -61,6 +62,36 @@ def test_readers_have_the_same_arms_on_every_machine_and_in_whatever_company(tmp
     company = [*(f"more{i}" for i in range(300)), *reversed(OF_READERS)]
     elsewhere = arms(tmp_path / "other", company, [*SEVERAL[1:], SPRING])
     assert {user: elsewhere[user]["spring"] for user in OF_READERS} == OF_READERS
+
+
+def test_arms_do_not_depend_on_the_order_in_the_settings(tmp_path: Path) -> None:
+    users, found = [f"u{i}" for i in range(200)], []
+    for i, names in enumerate(permutations(SPRING["arms"])):
+        (tmp_path / str(i)).mkdir()
+        turned = SPRING | {"arms": {arm: SPRING["arms"][arm] for arm in names}}
+        found.append(arms(tmp_path / str(i), users, [turned]))
+        assert arm_of(contract(experiments=[turned]), "spring", "u2") == "control"
+    assert all(one == found[0] for one in found)
+
+
+def test_only_users_for_whom_the_segment_is_delivered_have_an_arm(tmp_path: Path) -> None:
+    segments: list[dict[str, Any]] = [
+        {"name": "first", "priority": 1, "exclusive": "offers", "filters": [{"trait": "tenure", **HALF}]},
+        {
+            "name": "second", "priority": 2, "exclusive": "offers", "holdback": 0.3,
+            "filters": [{"trait": "subscription_count", "include": {"at_least": 1}}],
+        },
+    ]  # fmt: skip
+    rows = lives.lives(4, 600, NOW)
+    given = [{"name": "e", "segment": "second", "arms": {"a": 0.5, "b": 0.5}}]
+    found = desired(tmp_path, rows, contract(segments=segments, experiments=given), NOW)
+    states = {(one["in second"], one["told second"], one["experiment e"] is not None) for one in found.values()}
+    assert states == {(True, True, True), (True, False, False)}
+    outranked = sum(one["in first"] for one in found.values())
+    assert 0 < outranked < len(found) - sum(one["told second"] for one in found.values()), "some are held back"
+
+
+HALF = {"include": {"at_least": 100}}
 
 
 def test_after_a_lost_ledger_every_reader_is_told_the_arm_he_had(engage: Engage) -> None:

@@ -83,7 +83,7 @@ def test_of_nobody_there_is_no_share() -> None:
 
 def arm_of(user: str, arms: dict[str, float] | None = None, salt: str = "") -> str | None:
     at, upto = lives.drawn(f"experiment:spring:{salt}", user), 0.0
-    for arm, share in (arms or ARMS).items():
+    for arm, share in sorted((arms or ARMS).items(), key=lambda one: (one[0] != "control", one[0])):
         upto += share
         if at < upto - 1e-12:
             return arm
@@ -275,7 +275,8 @@ def test_arms_are_noted_when_they_were_told_first_and_are_the_same_after_a_lost_
     assert engage.summaries[-1]["assigned"] == 30
     back = [row | {"auto_renew": int(row["subscription_id"][-2:]) % 2 == 0} for row in rows]
     more = [engage.subscription(number, auto_renew=False) for number in range(31, 41)]
-    engage.run(engage.snapshot([*back, *more]), as_of="2026-03-29T06:00:00+00:00")
+    half = {"brake_max_change_fraction": 1}  # of the users change
+    engage.run(engage.snapshot([*back, *more]), as_of="2026-03-29T06:00:00+00:00", **half)
     assert engage.summaries[-1]["assigned"] == 10
     noted = engage.query("SELECT user_id, arm, first_at::VARCHAR FROM assignments WHERE experiment = 'e'")
     assert {user: arm for user, arm, _ in noted if user in first} == first, "who left the segment stays noted"

@@ -93,13 +93,27 @@ def test_engage_knows_the_traits_by_the_names_of_the_settings(engage: Engage) ->
     engage.config |= SETTINGS | {"trait_prefix": "piano_", "trait_names": {"term_name": "plan"}}
     engage.run(engage.snapshot([engage.subscription(1, term_name="Gold")]))
     sent = engage.sent()["u1"]
-    assert (sent["plan"], sent["piano_lifecycle_stage"], sent["piano_segment_cancel_pending"]) == (
+    assert (sent["piano_plan"], sent["piano_lifecycle_stage"], sent["piano_segment_cancel_pending"]) == (
         "Gold", "active", "false",
     )  # fmt: skip
-    assert not {"term_name", "piano_term_name", "lifecycle_stage"} & set(sent)
+    assert all(name == "user_id" or name.startswith("piano_") for name in sent), "every name begins with the prefix"
+    assert "piano_term_name" not in sent
     engage.run(engage.snapshot([engage.subscription(1, term_name="Gold")]), trait_names={"term_name": "tariff"})
     sent = engage.sent()["u1"]
-    assert (sent["tariff"], sent["plan"]) == ("Gold", "none"), "the old name is cleared"
+    assert (sent["piano_tariff"], sent["piano_plan"]) == ("Gold", "none"), "the old name is cleared"
+
+
+def test_a_list_of_segments_takes_the_prefix_as_well_and_the_preview_knows_what_was_told(engage: Engage) -> None:
+    engage.config |= {"traits": "term_name", "segments": "cancel_pending,recent_lapse", "segments_as": "list"}
+    engage.config |= {"trait_prefix": "piano_", "experiments": [{"name": "e", "arms": {"a": 0.5, "b": 0.5}}]}
+    assert engage.run(engage.snapshot(readers(engage))).code == 0
+    sent = engage.sent()
+    assert set(sent["u1"]) == {"user_id", "piano_term_name", "piano_segments", "piano_experiment_e"}
+    assert {user: row["piano_segments"] for user, row in sent.items()} == {
+        "u1": "none", "u2": "cancel_pending", "u3": "cancel_pending", "u4": "recent_lapse",
+    }  # fmt: skip
+    found = answer(engage, "segments", "preview")["segments"]["cancel_pending"]
+    assert (found["readers"], found["entering"], found["leaving"]) == (2, 0, 0)
 
 
 def test_a_name_that_others_write_is_warned_of(engage: Engage) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from piano_engage_common.duck import connect
 from piano_engage_common.stops import ConfigRefused
 from target_recurly_engage.experiments import CONTROL
-from target_recurly_engage.predicates import member
+from target_recurly_engage.predicates import delivered
 
 if TYPE_CHECKING:
     from target_recurly_engage.contract import Contract
@@ -30,7 +30,7 @@ def arm_of(contract: Contract, experiment: str, user_id: str) -> str | None:
         known = ", ".join(one.name for one in contract.experiments) or "none"
         msg = f"experiment {experiment!r}: is not among the target's setting experiments ({known})."
         raise ConfigRefused(msg)
-    inside = f", true AS {member(found.segment)}" if found.segment else ""
+    inside = f", true AS {delivered(found.segment)}" if found.segment else ""
     with connect() as connection:
         rows = connection.execute(f"SELECT {found.sql} FROM ({_USER}{inside})", [user_id]).fetchall()
     return None if rows[0][0] is None else str(rows[0][0])

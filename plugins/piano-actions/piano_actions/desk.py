@@ -12,6 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from piano_engage_common.stops import ConfigRefused, RunStopped
+from target_recurly_engage.eligibility import NEVER_HAD
 
 from piano_actions import conversions, pool, promotions, resubscribe, upgrade, upgrade_cancel
 from piano_actions.erasing import is_erased
@@ -59,6 +60,7 @@ class Desk:
         tell: called with a reader of whom Engage has to be told, and the subscription that was changed; None where that
             is left to the nightly run.
         make_codes: make a promo code where a pool has none left.
+        new_customers: returns the target's setting of that name.
         upgrade_wait: seconds to wait for a change of term that is to be made at once.
         logger: told of what was left behind.
     """
@@ -72,6 +74,7 @@ class Desk:
         engage: Callable[[], Engage] | None = None,
         tell: Callable[[str, str | None], object] | None = None,
         make_codes: bool = False,
+        new_customers: Callable[[], str] = lambda: NEVER_HAD,
         upgrade_wait: float = 0.0,
         logger: logging.Logger,
     ) -> None:
@@ -79,6 +82,7 @@ class Desk:
         self.engage = engage
         self.tell = tell
         self.make_codes = make_codes
+        self.new_customers = new_customers
         self.upgrade_wait = upgrade_wait
         self.piano = piano
         self.store = store
@@ -304,7 +308,9 @@ def _promo_code(
     if chosen or desk.store.code_of(promotion.id, request.user_id):  # it is his; but good no longer than the promotion
         found = promotions.holds_not(desk.piano, promotion, term_id)
     else:
-        found = promotions.eligibility(desk.piano, request.user_id, promotion, term_id)
+        found = promotions.eligibility(
+            desk.piano, request.user_id, promotion, term_id, new_customers=desk.new_customers()
+        )
     if found and not found.well:
         return outcome(pool.ACTION, found.status, found.reason, **found.details)
     return pool.reserve(

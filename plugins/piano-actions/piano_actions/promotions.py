@@ -8,8 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from target_recurly_engage.eligibility import NEVER_HAD
+
 from piano_actions.outcome import Outcome, Status
+from piano_actions.rows import is_customer
 from piano_actions.subscriptions import is_known, moment, of_reader
+from piano_actions.terms import term_of
 from piano_actions.words import outcome
 
 if TYPE_CHECKING:
@@ -141,14 +145,22 @@ def _with_terms(piano: PianoClient, item: dict[str, Any]) -> Promotion:
     return Promotion(item, frozenset(str(term["term_id"]) for page in pages for term in page))
 
 
-def eligibility(piano: PianoClient, user_id: str, promotion: Promotion, term_id: str | None = None) -> Outcome:
-    """Say whether a reader may use a promotion; nothing is changed.
+def eligibility(
+    piano: PianoClient,
+    user_id: str,
+    promotion: Promotion,
+    term_id: str | None = None,
+    *,
+    new_customers: str = NEVER_HAD,
+) -> Outcome:
+    """Return whether a user may use a promotion; nothing is changed.
 
     Args:
         piano: the Publisher API.
         user_id: the reader.
         promotion: which.
         term_id: for which term; None for any.
+        new_customers: the target's setting, which says who is a new customer.
     """
     details = {"promotion_id": promotion.id, "promotion_name": promotion.name}
     if why := holds_not(piano, promotion, term_id):
@@ -156,11 +168,18 @@ def eligibility(piano: PianoClient, user_id: str, promotion: Promotion, term_id:
     items = of_reader(piano, user_id)
     if not items and not is_known(piano, user_id):
         return outcome(ELIGIBILITY, Status.REFUSED, "unknown_user", **details)
-    if promotion.item.get("new_customers_only") is True and any(int(one.get("charge_count") or 0) for one in items):
+    new_only = promotion.item.get("new_customers_only") is True or _is_for_new(piano, term_id)
+    if new_only and is_customer(items, new_customers):
         return outcome(ELIGIBILITY, Status.REFUSED, "promotion_new_only", **details)
     if _used(piano, user_id, promotion.id):
         return outcome(ELIGIBILITY, Status.REFUSED, "promotion_used", **details)
     return outcome(ELIGIBILITY, Status.DONE, "eligible", **details)
+
+
+def _is_for_new(piano: PianoClient, term_id: str | None) -> bool:
+    """Return whether a term is named that only new customers may buy."""
+    term = term_of(piano, term_id) if term_id else None
+    return term is not None and term.get("payment_new_customers_only") is True
 
 
 def holds_not(piano: PianoClient, promotion: Promotion, term_id: str | None = None) -> Outcome | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+import duckdb
 from piano_engage_common.duck import name
+from target_recurly_engage.eligibility import CUSTOMERS
 from target_recurly_engage.traits import SQL_TYPES, TRAITS
 
 from piano_actions.subscriptions import Subscription, moment
@@ -85,3 +87,20 @@ def primary_of(
     ).fetchall()
     connection.execute("DROP TABLE candidates")
     return str(found[0][0]) if found else None
+
+
+def is_customer(items: Iterable[dict[str, Any]], new_customers: str) -> bool:
+    """Return whether a user is no new customer to a promotion, by the very SQL of the target.
+
+    Args:
+        items: the user's subscriptions, as the API lists them. It says how often each was charged, and not how much.
+        new_customers: the target's setting.
+    """
+    columns = ", ".join(f"{name(trait.name)} {SQL_TYPES[trait.kind]}" for trait in TRAITS)
+    rows = [row_of(one) | {"total_charged": int(one.get("charge_count") or 0)} for one in items]
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE held ({columns})")
+        insert(connection, "held", rows)
+        query = f"SELECT coalesce(bool_or({CUSTOMERS[new_customers]}), false) FROM held"
+        ((found,),) = connection.execute(query).fetchall()
+    return bool(found)

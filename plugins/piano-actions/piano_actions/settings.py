@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from piano_engage_common.given import take_own
 from piano_engage_common.stops import ConfigRefused
 from piano_engage_common.transport import Patience
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from tap_piano.client import REGIONS, PianoClient
 
 from piano_actions.watch import transport_of
+from piano_actions.words import ENGLISH, Wording, check_sentences
 
 if TYPE_CHECKING:
     import logging
-    from pathlib import Path
 
     from piano_actions.watch import Watch
 
@@ -81,6 +82,19 @@ class Settings(BaseSettings):
         True,  # noqa: FBT003 - a default
         title="Push",
         description="Tell Engage at once what an action changed; needs the target's `app_id` and `api_key`.",
+    )
+    language: str = Field(
+        ENGLISH,
+        title="Language",
+        description="Language of the sentences for users where a request names none, such as `nl`.",
+    )
+    sentences: dict[str, dict[str, str]] | str = Field(
+        {},
+        title="Sentences",
+        description=(
+            "Sentences for users that replace ours, by language and reason, such as "
+            "`{nl: {resumed: 'Welkom terug!{next_bill}'}}`; or the path of a JSON file that holds them."
+        ),
     )
     tracker: str | None = Field(
         None, title="Tracker", description="Id of Engage's custom tracker that a finished checkout is told to."
@@ -147,6 +161,20 @@ class Settings(BaseSettings):
         15, ge=0, title="Retry seconds", description="Seconds after which no further attempt of a request begins."
     )
 
+    @field_validator("sentences")
+    @classmethod
+    def _read_sentences(cls, given: dict[str, dict[str, str]] | str) -> dict[str, dict[str, str]]:
+        """Read the sentences, from a file where one is named, and check them."""
+        if isinstance(given, str):
+            given = _sentences_of(given)
+        check_sentences(given)
+        return given
+
+    def wording(self, zone: str) -> Wording:
+        """Return how outcomes are put into words, with days by the calendar of *zone*."""
+        assert isinstance(self.sentences, dict)  # noqa: S101 - the validator has read it
+        return Wording(zone, self.sentences, self.language)
+
     @property
     def patience(self) -> Patience:
         """How long an answer is waited for, and how often it is asked again."""
@@ -156,6 +184,15 @@ class Settings(BaseSettings):
             wait=self.retry_wait,
             total=self.retry_seconds,
         )
+
+
+def _sentences_of(path: str) -> dict[str, dict[str, str]]:
+    try:
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        msg = f"{path} cannot be read ({' '.join(str(e).split())})"
+        raise ValueError(msg) from e
+    return TypeAdapter(dict[str, dict[str, str]]).validate_python(read)
 
 
 def schema() -> dict[str, Any]:

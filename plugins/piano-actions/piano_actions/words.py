@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
 from piano_actions.outcome import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SENTENCES: Final[dict[str, str]] = {
     # resubscribe
@@ -18,7 +25,7 @@ SENTENCES: Final[dict[str, str]] = {
     # upgrade
     "changed": "Done: you are on {term_name} now{next_bill}.",
     "on_term": "You are on {term_name} already.",
-    "change_pending": "Your change to {term_name} is under way{change_day}. Until then all stays as it is.",
+    "change_pending": "Your change to {term_name} is under way{takes_effect}. Until then all stays as it is.",
     "change_suspended": "Your change to {term_name} waits for a payment. Please look into your account.",
     "processing": "Your change to {term_name} is being processed. This may take some minutes.",
     "would_change": "The subscription would be changed to {term_name}. {seen}",
@@ -66,15 +73,92 @@ SENTENCES: Final[dict[str, str]] = {
 """Of a subscription of somebody else no more is told than of one that does not exist."""
 
 
+FRAGMENTS: Final[dict[str, str]] = {
+    "next_bill": "; the next payment is due on {next_billing_day}",
+    "takes_effect": " and takes effect on {change_day}",
+}
+"""Parts of sentences that are blank where their day is not known."""
+_DAYS: Final = {"next_billing_day": "next_billing_date", "change_day": "change_date"}
+"""Days that a sentence may name, and the moments that they are cut from."""
+_DAY_OF: Final = {"next_bill": "next_billing_day", "takes_effect": "change_day"}
+PLACES: Final = ("term_name", "code", "promotion_name", "seen", *_DAYS, *FRAGMENTS)
+"""What a sentence may name in braces."""
+ENGLISH: Final = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How outcomes are put into words for users.
+
+    Attributes:
+        zone: IANA time zone in which a moment becomes a day.
+        sentences: by language and reason, sentences that replace those of :data:`SENTENCES`.
+        language: the language of users of whom nothing else is known.
+    """
+
+    zone: str = "UTC"
+    sentences: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    language: str = ENGLISH
+
+    def say(self, found: Outcome, language: str | None = None) -> Outcome:
+        """Return an outcome with its message in a language, or in the usual one where that has no sentence for it."""
+        sentences = self._of(language) or self._of(self.language) or {}
+        places = {name: str(value) for name, value in found.details.items()}
+        for place, moment in _DAYS.items():
+            places[place] = self.day(places.get(moment))
+        for fragment, day in _DAY_OF.items():
+            form = sentences.get(fragment, FRAGMENTS[fragment])
+            places[fragment] = form.format_map(_Blank(places)) if places[day] else ""
+        form = sentences.get(found.reason, SENTENCES[found.reason])
+        return replace(found, message=form.format_map(_Blank(places)))
+
+    def day(self, moment: str | None) -> str:
+        """Return the day of a moment, which is ISO 8601, by the calendar of the zone; an empty text without one."""
+        if not moment:
+            return ""
+        return datetime.fromisoformat(moment).astimezone(ZoneInfo(self.zone)).date().isoformat()
+
+    def last_day(self, end: str | None) -> str:
+        """Return the last day before a moment: what ends at 00:00 ends on the day before."""
+        return self.day((datetime.fromisoformat(end) - timedelta(microseconds=1)).isoformat()) if end else ""
+
+    def _of(self, language: str | None) -> Mapping[str, str] | None:
+        """Return the sentences of a language such as ``nl-BE``, else those of ``nl``; English may have none."""
+        wanted = (language or "").strip().lower().replace("_", "-")
+        known = {one.lower().replace("_", "-"): sentences for one, sentences in self.sentences.items()}
+        for one in (wanted, wanted.partition("-")[0]):
+            if one in known or one == ENGLISH:
+                return known.get(one, {})
+        return None
+
+
+def check_sentences(given: Mapping[str, Mapping[str, str]]) -> None:
+    """Check sentences of the settings.
+
+    Raises:
+        ValueError: names the language, the reason, and what is wrong.
+    """
+    for language, sentences in given.items():
+        for reason, sentence in sentences.items():
+            at = f"{language}.{reason}"
+            if reason not in SENTENCES and reason not in FRAGMENTS:
+                msg = f"{at}: there is no such reason; docs/actions.md lists them"
+                raise ValueError(msg)
+            try:
+                parts = list(Formatter().parse(sentence))
+            except ValueError as e:
+                msg = f"{at}: its braces do not match ({e}); write a place as {{code}}, a brace itself twice"
+                raise ValueError(msg) from e
+            for _, place, form, turned in parts:
+                if place is not None and (place not in PLACES or form or turned or place == reason):
+                    msg = f"{at}: there is no place {{{place}}}; a sentence may name {', '.join(PLACES)}"
+                    raise ValueError(msg)
+
+
 def outcome(action: str, status: Status, reason: str, **details: Any) -> Outcome:  # noqa: ANN401 - JSON
-    """Make an outcome with the sentence of its reason; details that are None are left out."""
+    """Make an outcome; details that are None are left out. Whoever shows it puts it into words for the user."""
     kept = {name: value for name, value in details.items() if value is not None}
-    filled = {name: str(value) for name, value in kept.items()}
-    day = filled.get("next_billing_date", "")[:10]
-    on = filled.get("change_date", "")[:10]
-    filled["change_day"] = f" and takes effect on {on}" if on else ""
-    filled["next_bill"] = f"; the next payment is due on {day}" if day else ""
-    return Outcome(action, status, reason, SENTENCES[reason].format_map(_Blank(filled)), kept)
+    return Wording().say(Outcome(action, status, reason, "", kept))
 
 
 class _Blank(dict[str, str]):

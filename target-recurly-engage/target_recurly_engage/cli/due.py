@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from piano_engage_common.duck import name, text
+from piano_engage_common.duck import name
 
 from target_recurly_engage.cli.asking import as_json, json_of, open_ledger
 from target_recurly_engage.contract import contract_of
+from target_recurly_engage.handed_codes import unusable_codes
 from target_recurly_engage.plan import ageing_of, make_plan
+from target_recurly_engage.primary import judged
 from target_recurly_engage.shown import arrows, changes_of, shown, words_of
 from target_recurly_engage.traits import NAMES, TRAITS
 
@@ -33,7 +35,8 @@ def plan(config: Mapping[str, Any], user: str | None, as_json: bool) -> None:  #
         contract = contract_of(config).with_kinds(ledger.kinds())
         made = make_plan(ledger, contract, now=now, clock=clock, delivery_id="none", ageing=ageing_of(config))
         of_user = None if user is None else _of_user(ledger, contract, now, user)
-        answer = of_user or shown(ledger, contract, config, made)
+        codes = unusable_codes(ledger, contract, now)
+        answer = of_user or shown(ledger, contract, config, made, warnings=codes)
     if as_json:
         click.echo(json_of(answer))
     else:
@@ -42,11 +45,13 @@ def plan(config: Mapping[str, Any], user: str | None, as_json: bool) -> None:  #
 
 def _of_user(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, Any]:
     execute = ledger.connection.execute
-    written = ", ".join(f"{contract.wording.written(one, name(one.name))} AS {name(one.name)}" for one in TRAITS)
-    rule = contract.primary
-    judged = f"SELECT *, {text(now)}::TIMESTAMPTZ AS moment FROM subscriptions WHERE user_id = ?"
-    ranked = f"SELECT *, {rule.sql} AS place FROM ({judged}) WHERE {rule.counts}"
-    rows = execute(f"SELECT {written} FROM ({ranked}) ORDER BY place", [user_id]).fetchall()
+    wording, rule = contract.wording, contract.primary
+    written = [
+        f"{wording.written(one, f'subscriptions.{name(one.name)}')} AS {name(f'real {one.name}')}" for one in TRAITS
+    ]
+    cells = ", ".join(name(f"real {one.name}") for one in TRAITS)
+    ranked = f"FROM ({judged(now, *written)}) WHERE user_id = ? AND {rule.counts} ORDER BY {rule.sql}"
+    rows = execute(f"SELECT {cells} {ranked}", [user_id]).fetchall()
     told = execute("SELECT trait, value FROM delivered_traits WHERE user_id = ?", [user_id]).fetchall()
     when = execute(
         "SELECT acknowledged_at::VARCHAR FROM delivered JOIN deliveries USING (delivery_id) WHERE user_id = ?",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from piano_actions.subscriptions import Subscription
     from piano_actions.watch import Watch
+    from piano_actions.words import Wording
 
 LOGGER: Final = logging.getLogger("piano-actions")
 EXIT_REFUSED: Final = 65
@@ -133,12 +134,23 @@ class Context:
                     engage=lambda: self.engage,
                     tell=pusher.push if pusher else None,
                     make_codes=self.settings.make_codes,
+                    new_customers=lambda: self.new_customers,
                     upgrade_wait=self.settings.upgrade_wait,
                     logger=LOGGER,
                 )
             finally:
                 if pusher:
                     pusher.close()
+
+    @cached_property
+    def wording(self) -> Wording:
+        """How outcomes are put into words for users, with days in the target's zone."""
+        return self.settings.wording(self.target["timezone"])
+
+    @property
+    def new_customers(self) -> str:
+        """The target's setting ``new_customers``."""
+        return str(self.target["new_customers"])
 
     @property
     def tells(self) -> bool:
@@ -192,7 +204,11 @@ class Context:
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:
-    """Print an outcome, and leave with its exit code."""
+    """Print an outcome in the usual language, and leave with its exit code."""
+    context = click.get_current_context().find_object(Context)
+    assert context  # noqa: S101 - every command has one
+    with exits(LOGGER):
+        outcome = context.wording.say(outcome)
     if as_json:
         click.echo(json_of(outcome.as_dict()))
     else:

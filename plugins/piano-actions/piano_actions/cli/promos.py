@@ -40,7 +40,7 @@ def list_promotions(context: Context, term: str | None, *, as_json: bool) -> Non
         if term:
             _known(piano, term)
         found = promotions.valid(piano, term_id=term)
-    _show(found, as_json=as_json)
+    _show(context, found, as_json=as_json)
 
 
 @promo.command()
@@ -52,7 +52,7 @@ def pick(context: Context, term: str, *, as_json: bool) -> None:
     with context.piano() as piano:
         whole = _known(piano, term)
         found = promotions.best(promotions.valid(piano, term_id=term), whole)
-    _show([found] if found else [], as_json=as_json)
+    _show(context, [found] if found else [], as_json=as_json)
     if found is None:
         click.echo("No promotion that holds now takes anything off the first price of this term.", err=True)
         sys.exit(EXIT_REFUSED)
@@ -71,13 +71,15 @@ def _known(piano: PianoClient, term: str) -> dict[str, Any]:
     return found
 
 
-def _show(found: list[Promotion], *, as_json: bool) -> None:
+def _show(context: Context, found: list[Promotion], *, as_json: bool) -> None:
     told = [one.as_dict() for one in found]
     if as_json:
         click.echo(json_of(told))
         return
+    with exits(LOGGER):
+        wording = context.wording
     for one in told:
-        until = f", until {one['valid_until'][:10]}" if one["valid_until"] else ""
+        until = f", until {wording.last_day(one['valid_until'])}" if one["valid_until"] else ""
         amounts = ", ".join(f"{amount} {currency}" for currency, amount in one["amounts"].items())
         saving = f"{one['percentage']:g} %" if one["discount_type"] == "percentage" else amounts
         code_ = one["code"] or f"{one['prefix']}…"
@@ -98,7 +100,7 @@ def eligible(context: Context, user: str, promotion: str, term: str | None, *, a
             _known(piano, term)
         found = promotions.named(piano, promotion)
         told = (
-            promotions.eligibility(piano, user, found, term)
+            promotions.eligibility(piano, user, found, term, new_customers=context.new_customers)
             if found
             else outcome(promotions.ELIGIBILITY, Status.REFUSED, "promotion_unknown")
         )

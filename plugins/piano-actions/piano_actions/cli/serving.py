@@ -57,6 +57,7 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     if settings.checkout_url:
         check(settings.checkout_url)
     _ = context.target  # read now: what is wrong with it shall not be told at a click only
+    wording = context.wording
     store = Store(settings.store_url)
     context.watches = {"piano": Watch("Asking Piano", LOGGER), "engage": Watch("Asking Engage", LOGGER)}
     piano = client_of(settings, LOGGER, at_once=settings.workers, watch=context.watches["piano"])
@@ -67,6 +68,7 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
         choose=context.choose if settings.when_ambiguous == "primary" else None,
         engage=lambda: context.engage,
         make_codes=settings.make_codes,
+        new_customers=lambda: context.new_customers,
         upgrade_wait=settings.upgrade_wait,
         logger=LOGGER,
     )
@@ -91,7 +93,15 @@ def app_of(context: Context, *, aside: bool = False) -> FastAPI:
     hooks = Hooks(reader, inbox, metrics) if reader else None
     if pusher and hooks:
         pusher.courtesy = hooks.courtesy
-    return make_app(counter, gate, metrics, hooks=hooks, checkout_url=settings.checkout_url, close=close)
+    return make_app(
+        counter,
+        gate,
+        metrics,
+        hooks=hooks,
+        checkout_url=settings.checkout_url,
+        wording=wording,
+        close=close,
+    )
 
 
 def _gate(settings: Settings) -> Gate:

@@ -22,7 +22,7 @@ from piano_actions.service.counter import TooMany
 from piano_actions.service.hooks import PATH, add_hooks, described
 from piano_actions.service.problems import PROBLEMS, Problem, Turned, add_problems, problems
 from piano_actions.store import InFlight, KeyTaken, ReaderBusy
-from piano_actions.words import SENTENCES
+from piano_actions.words import SENTENCES, Wording
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -54,6 +54,7 @@ def make_app(
     *,
     hooks: Hooks | None = None,
     checkout_url: str | None = None,
+    wording: Wording | None = None,
     close: Callable[[], None],
 ) -> FastAPI:
     """Make the application.
@@ -64,6 +65,7 @@ def make_app(
         metrics: counts.
         hooks: takes webhooks; None where there is no key for them.
         checkout_url: template of the link that goes with a promo code.
+        wording: puts outcomes into words for users.
         close: called at the end.
     """
 
@@ -86,7 +88,7 @@ def make_app(
     for action in MODELS:
         app.add_api_route(
             f"/actions/{action}",
-            _endpoint(action, counter, gate, checkout_url),
+            _endpoint(action, counter, gate, checkout_url, wording or Wording()),
             methods=["POST"],
             operation_id=action,
             summary=(MODELS[action].__doc__ or "").strip().splitlines()[0],
@@ -172,7 +174,9 @@ def _let_in(gate: Gate, request: Request) -> None:
         raise Turned(401, "unauthorized", PROBLEMS[401], WWW_Authenticate="Bearer")
 
 
-def _endpoint(action: str, counter: Counter, gate: Gate, checkout_url: str | None) -> Callable[[Request], Any]:
+def _endpoint(
+    action: str, counter: Counter, gate: Gate, checkout_url: str | None, wording: Wording
+) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         _let_in(gate, request)
         body = await body_of(request, longest=LONGEST_BODY)
@@ -189,7 +193,7 @@ def _endpoint(action: str, counter: Counter, gate: Gate, checkout_url: str | Non
             raise Turned(415, "type", PROBLEMS[415]) from None
         except Unreadable as e:
             raise Turned(422, "body", str(e)) from None
-        found = await _answered(counter, wanted)
+        found = wording.say(await _answered(counter, wanted), wanted.language)
         if action == pool.ACTION:
             given = {name: wanted.params.get(name) for name in ("offer_id", "term_id")}
             found = linked(found, checkout_url, user_id=wanted.user_id, **given)

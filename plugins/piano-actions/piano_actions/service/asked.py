@@ -60,6 +60,8 @@ class Asked(BaseModel):
     """The reader: Piano's UID."""
     offer: MayBe = None
     """Names the prompt or offer; with user and action it is the key where no header gives one."""
+    language: MayBe = None
+    """The user's language, such as ``nl`` or ``nl-BE``: the message is in it where the settings have sentences."""
 
 
 class Resubscribe(Asked):
@@ -134,8 +136,9 @@ def request_of(action: str, content_type: str, body: bytes, key: str | None) -> 
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in e.errors(include_input=False))
         raise Unreadable(told) from None
     params = asked.model_dump(exclude_none=True)
-    user_id = params.pop("user_id")
-    return Request(action, user_id, params, key or _made(action, user_id, params), made=not key)
+    user_id, language = params.pop("user_id"), params.pop("language", None)
+    made = key or _made(action, user_id, params)
+    return Request(action, user_id, params, made, made=not key, language=language)
 
 
 def _absent(value: object) -> bool:

@@ -22,6 +22,7 @@ class Request:
         params: all else, texts and truth values.
         key: two requests with the same one are one.
         made: the key was made of what is asked for, so the same wish a day later has it too.
+        language: the user's, for the sentence of the answer; it makes no other request of one.
     """
 
     action: str
@@ -29,6 +30,7 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     made: bool = False
+    language: str | None = field(default=None, compare=False)
 
     @property
     def body(self) -> str:

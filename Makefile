@@ -64,7 +64,7 @@ fault-test: .venv/.dev setup ## The tests at random moments and in random orders
 	  tests/target/test_plan.py tests/target/test_shared_lease.py tests/target/test_shared_storm.py \
 	  tests/project/test_app.py tests/project/test_bad_moments.py \
 	  tests/project/test_database.py tests/project/test_drill.py tests/project/test_two_folders.py \
-	  tests/tap/test_api_interrupted.py tests/e2e $(ARGS)
+	  tests/tap/test_api_interrupted.py tests/tap/test_damaged_exports.py tests/e2e $(ARGS)
 
 engine-test: .venv/.dev ## The target's tests with the lowest and the newest DuckDB that may be used; ENGINES= names others
 	@$(BIN)/python scripts/engines.py --uv $(UV) $(if $(ENGINES),--versions $(ENGINES)) $(ARGS)

@@ -26,7 +26,7 @@ BATCHES = ROOT / ".meltano" / "batch"
 LEDGER_TABLES = {
     "subscriptions": "SELECT * FROM subscriptions",
     "delivered": "SELECT COLUMNS(lambda c: c NOT IN ('delivery_id', 'fingerprint')) FROM delivered",
-    "acknowledged deliveries": "SELECT users, bytes, sha256 FROM deliveries WHERE status = 'acknowledged'",
+    "files written": "SELECT users, bytes, sha256 FROM deliveries WHERE channel = 'file' AND status = 'written'",
 }
 
 

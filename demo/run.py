@@ -158,7 +158,7 @@ def explain(first: dict[str, Any], second: dict[str, Any]) -> None:
     listed = "\n".join(f"  {place:36}{meaning}" for place, meaning in places.items())
     print(f"""
 {bold("Why so little on day 4?")}
-  The ledger knows what was acknowledged on day 1. {users["unchanged"]:,} of {users["total"]:,} readers still have those
+  The ledger knows what was written on day 1. {users["unchanged"]:,} of {users["total"]:,} readers still have those
   very traits, so nothing is sent for them: {sent_kilobytes(second)} kB instead of {sent_kilobytes(first)} kB.
   `days_subscribed` moved for everybody, which alone sends nothing, but where it crosses 30, 90, 120 or 365.
   Traits that changed most: {", ".join(f"{trait} {count}" for trait, count in most if count)}.

@@ -56,10 +56,14 @@ _MONTHS = "|".join(map(_any_case, ("jan", "feb", "mar", "apr", "may", "jun", "ju
 _DIGITS = "[0-9]"
 _DATE = rf"{_DIGITS}{{1,2}}[- /]({_MONTHS})([- /]{_DIGITS}{{2,4}})?|({_MONTHS})[- /]{_DIGITS}{{2}}"
 _SHORT_DATE = rf"{_DIGITS}{{1,2}}/{_DIGITS}{{1,2}}/({_DIGITS}{{4}}|{_DIGITS}{{2}})"
-_QUOTES = '"\u201c\u201d\u2018\u2019\u201e\u201a\u00ab\u00bb'
+_DOUBLE_QUOTES = '"\u201c\u201d\u201e\u00ab\u00bb'
+_QUOTES = f"{_DOUBLE_QUOTES}\u2018\u2019\u201a"
 
 _DAMAGES: tuple[tuple[str, str], ...] = (
-    (rf"[=#'`\[{{\\{_QUOTES}].*|.*[{_QUOTES}]", "has a spreadsheet's guard, quotes or error word in it"),
+    (
+        rf"[=#'`\[{{\\{_QUOTES}].*|.*[{_QUOTES}]|.*[{_DOUBLE_QUOTES}].*",
+        "has a spreadsheet's guard, quotes or error word in it",
+    ),
     (rf"[Ee][Rr][Rr]:{_DIGITS}+", "is a spreadsheet's error word"),
     (rf"[(<]?({_NULL_WORDS})[)>]?", "is a word for no value"),
     (r"[!-/:-@\[-`{-~ ]+", "has no letter and no digit"),

@@ -137,11 +137,20 @@ def cast(column: Column, zone: str, *, cell: str | None = None) -> str:
     return _CASTS[column.kind](cell, zone)
 
 
-def failure(column: Column, zone: str, *, cell: str | None = None) -> str | None:
-    """Make the SQL condition that a cell of *column* holds something that cannot be cast; None if all can."""
-    cell = cell or name(column.name)
+def can_fail(column: Column) -> bool:
+    """Return whether a cell of *column* may hold what cannot be cast."""
+    return column.name in REQUIRED or column.kind is not Kind.TEXT
+
+
+def failure(column: Column, *, cell: str, value: str | None = None) -> str:
+    """Build the SQL condition that a cell of *column*, which can fail, holds something that cannot be cast.
+
+    Args:
+        column: the column.
+        cell: SQL of the text.
+        value: SQL of what was made of it; the quoted name of the column when None.
+    """
+    value = value or name(column.name)
     if column.name in REQUIRED:
-        return f"({id_value(cell)} IS NULL)"
-    if column.kind is Kind.TEXT:
-        return None
-    return f"({cell} IS NOT NULL AND {cast(column, zone, cell=cell)} IS NULL AND trim({cell}) <> '')"
+        return f"({value} IS NULL)"
+    return f"({value} IS NULL AND {cell} IS NOT NULL AND trim({cell}) <> '')"

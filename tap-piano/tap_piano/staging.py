@@ -13,7 +13,7 @@ import duckdb
 from piano_engage_common.duck import file_source, file_target, name, text
 from piano_engage_common.stops import RowsLost
 
-from tap_piano.casts import SQL_TYPES, cast, failure
+from tap_piano.casts import SQL_TYPES, can_fail, cast, failure
 from tap_piano.columns import BY_NAME, Kind
 from tap_piano.emit import ROW_GROUP
 from tap_piano.files import refused
@@ -172,25 +172,35 @@ class Stager:
         )
         self._connection.execute(f"DROP TABLE IF EXISTS malformed_{number}; DROP TABLE IF EXISTS scans_{number}")
         ((written,),) = self._connection.execute(
-            f"COPY (SELECT {self._values(header)} FROM {reader}) "
+            f"COPY ({self._typed(header, reader)}) "
             f"TO {file_target(self._parquet(number))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP})"
         ).fetchall()
         return int(written)
 
-    def _values(self, header: Header) -> str:
+    def _typed(self, header: Header, reader: str) -> str:
+        """Build the query of the typed columns and of the names of those that could not be cast.
+
+        The casts come first, below; with both in one step most of them would be made twice.
+        """
         present = [column for column in header.columns if column.name in self._names]
-        values = [f"{cast(column, self._zone)} AS {name(column.name)}" for column in present]
-        values += [
-            f"NULL::{SQL_TYPES[BY_NAME[missing].kind if missing in BY_NAME else Kind.TEXT]} AS {name(missing)}"
-            for missing in self._names
-            if missing not in header
-        ]
+        cells = {column.name: name(f"{column.name} (text)") for column in present}
+        casts = [f"{cast(column, self._zone)} AS {name(column.name)}" for column in present]
+        texts = [f"{name(column.name)} AS {cells[column.name]}" for column in present if can_fail(column)]
         checks = [
-            f"CASE WHEN {condition} THEN {text(column.name)} END"
+            f"CASE WHEN {failure(column, cell=cells[column.name])} THEN {text(column.name)} END"
             for column in present
-            if (condition := failure(column, self._zone))
+            if can_fail(column)
         ]
-        return f"{', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed"
+        values = [
+            name(wanted)
+            if wanted in header
+            else f"NULL::{SQL_TYPES[BY_NAME[wanted].kind if wanted in BY_NAME else Kind.TEXT]} AS {name(wanted)}"
+            for wanted in self._names
+        ]
+        return (
+            f"SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed "
+            f"FROM (SELECT {', '.join([*casts, *texts])} FROM {reader})"
+        )
 
     def _unread(self, number: int) -> tuple[tuple[int, str], ...]:
         """List the rows that the database could not read: its own list, so that none is forgotten."""

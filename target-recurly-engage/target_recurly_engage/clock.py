@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from target_recurly_engage.destinations import everywhere
+
 if TYPE_CHECKING:
     import logging
     from datetime import datetime
@@ -75,9 +77,10 @@ def mend_moments(ledger: Ledger, now: datetime, longest: timedelta) -> timedelta
     if latest is None or latest <= now:
         return timedelta(0)
     with ledger.transaction():
-        if longest:
+        for _ in everywhere(ledger) if longest else ():
             ledger.connection.execute(_FILES_AHEAD, {"now": now, "longest": longest})
-        for sql in _MOMENTS_AHEAD:
-            ledger.connection.execute(sql, {"now": now})
+        for _ in everywhere(ledger):
+            for sql in _MOMENTS_AHEAD:
+                ledger.connection.execute(sql, {"now": now})
     ahead: timedelta = latest - now
     return ahead

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import file_target, name, text
 from piano_engage_common.stops import ConfigRefused, NoInput, StorageFailed, storage_errors
 
+from target_recurly_engage.destinations import move_folders
 from target_recurly_engage.ledger import MOVED_WORDS
 from target_recurly_engage.shared.custody import Custody
 from target_recurly_engage.shared.ledger import SharedLedger, open_for_writing
@@ -126,6 +127,7 @@ def move(config: Mapping[str, Any], to: str, logger: logging.Logger) -> dict[str
 
 
 def _move_to(ledger: Ledger, target: Mapping[str, Any], to: str, logger: logging.Logger) -> dict[str, int]:
+    move_folders(ledger, None if is_shared(to) else Path(to))
     if not is_shared(to):
         if _was_moved(target, logger):
             Path(to).unlink()

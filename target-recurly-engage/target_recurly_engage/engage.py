@@ -16,6 +16,8 @@ from urllib.parse import quote
 from piano_engage_common.stops import AccessRefused, AnswerRefused, ConfigRefused, RunStopped
 from piano_engage_common.transport import RunEnds, TryAgain, label_of, phrase_of
 
+from target_recurly_engage.destinations import application_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -95,6 +97,11 @@ class IngestClient:
             pair = base64.b64encode(f"{access.app_id}:{access.api_key}".encode()).decode()
             self._headers["Authorization"] = f"Basic {pair}"
         self._params = {access.key_parameter: access.api_key} if access.key_in in {"query", "both"} else {}
+
+    @property
+    def application(self) -> str:
+        """Return the application as the ledger's destinations have it."""
+        return application_of(self._access.app_id, self._access.url)
 
     def attempt(self, user_id: str, properties: Mapping[str, Any]) -> Outcome:
         """Write traits of one user, and return what is known afterwards; raises nothing."""

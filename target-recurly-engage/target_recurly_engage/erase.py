@@ -9,6 +9,9 @@ The steps, of which each can be taken again after a crash; what has been done is
 
 With the delivery ``ingest`` or ``auto`` all happens at once. Files go out with runs, so with ``file`` or ``s3``, and
 while a file with his last traits may not have been read, the next run clears and forgets him.
+
+Each destination that got the user's traits is cleared by itself: the one of the settings as said above, a local folder
+by a file at once, and an Engage application that the settings do not name by the next run that delivers there.
 """
 
 from __future__ import annotations
@@ -16,12 +19,16 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import name, text
 from piano_engage_common.stops import NoInput, storage_errors
 
 from target_recurly_engage.delivery.choice import clearing_of
+from target_recurly_engage.delivery.csvs import Delivered
+from target_recurly_engage.delivery.file import FileDelivery
+from target_recurly_engage.destinations import asides, each_in_turn, everywhere
 from target_recurly_engage.erased import any_erased, digest_of, is_erased
 from target_recurly_engage.plan import told_traits
 from target_recurly_engage.traces import scrub
@@ -29,11 +36,12 @@ from target_recurly_engage.traces import scrub
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from piano_engage_common.progress import Progress
 
     from target_recurly_engage.contract import Contract
+    from target_recurly_engage.delivery.ingest import IngestDelivery
+    from target_recurly_engage.destinations import Destination
     from target_recurly_engage.ledger import Ledger
 
 CLEARING: Final = "clearing"
@@ -44,6 +52,8 @@ DONE: Final = "done"
 
 _WHAT: Final = "SHA-256 of the ledger's own random salt and the reader's id"
 _USER: Final = "user_id"
+_TO_CLEAR: Final = {'"delivered"', '"overtaken"'}
+"""Tables, quoted, that say what is to be cleared at a destination, and when."""
 
 
 class Erasure:
@@ -73,8 +83,7 @@ class Erasure:
         self._contract = contract
         self._config = config
         self._user_id = user_id
-        self._logger = logger
-        self._progress = progress
+        self._tools: Any = {"logger": logger, "progress": progress}
 
     def run(self) -> dict[str, Any]:
         """Take the steps that are left, but for the last, :func:`close_erasures`; give the receipt.
@@ -86,12 +95,15 @@ class Erasure:
         if status_of(self._ledger, self._user_id) is None:
             self.mark()
         if status_of(self._ledger, self._user_id) == CLEARING:
-            if _is_cleared(self._ledger, self._contract, self._user_id):
-                self._note_cleared_before()
-            else:
-                self.clear()
-            if _is_cleared(self._ledger, self._contract, self._user_id):
-                self.forget()
+            for one in each_in_turn(self._ledger):
+                if _is_cleared(self._ledger, self._contract, self._user_id):
+                    self._note_cleared_before()
+                elif one.is_current:
+                    self.clear(clearing_of(self._config, self._ledger, self._contract, **self._tools))
+                else:
+                    self._clear_elsewhere(one.addresses)
+                if _is_cleared(self._ledger, self._contract, self._user_id):
+                    self.forget()
         return receipt_of(self._ledger, self._user_id) or {}
 
     def mark(self) -> None:
@@ -107,26 +119,33 @@ class Erasure:
             msg = f"{self._user_id}: the ledger knows no such reader. Nothing was sent; check the id, or the ledger."
             raise NoInput(msg)
         scrub(ledger, self._config, [self._user_id, *_subscriptions(ledger, self._user_id)])
-        receipt = {
+        receipt: dict[str, Any] = {
             "status": CLEARING,
             "hash": _WHAT,
             "requested_at": _now(),
             "rows": {table.strip('"'): count for table, count in known.items() if count},
-            "cleared": _told(ledger, self._contract, self._user_id),
         }
         with ledger.transaction():
+            told = [_told(ledger, self._contract, self._user_id) for _ in everywhere(ledger)]
+            receipt["cleared"] = list(dict.fromkeys(trait for traits in told for trait in traits))
             digest = digest_of(ledger, self._user_id)
             ledger.connection.execute(
                 "INSERT INTO erased (digest, status, requested_at, receipt) VALUES (?, ?, now(), ?)",
                 [digest, CLEARING, json.dumps({"digest": digest} | receipt)],
             )
-            _forget(ledger, self._contract, self._user_id, but=("delivered", "overtaken"))
+            _forget(ledger, self._contract, self._user_id, but=_TO_CLEAR | _aside_to_clear(ledger))
             for table in _crumbs(ledger):
                 ledger.connection.execute(f"DROP TABLE {name(table)}")
 
-    def clear(self) -> None:
-        """Tell Engage the clearing value of every trait that it was told of, where that can be done at once."""
-        delivery = clearing_of(self._config, self._ledger, self._contract, logger=self._logger, progress=self._progress)
+    def _clear_elsewhere(self, addresses: Destination) -> None:
+        """Clear the user at a destination that is not that of the settings, where it can be reached."""
+        if addresses.folder and Path(addresses.folder).is_dir():
+            self.clear(FileDelivery(self._ledger, self._contract, Path(addresses.folder), **self._tools))
+        elif addresses.folder:  # nothing is left that could be read
+            self._ledger.connection.execute("DELETE FROM delivered WHERE user_id = ?", [self._user_id])
+
+    def clear(self, delivery: IngestDelivery | FileDelivery | None) -> None:
+        """Send the clearing value of every trait that the current destination holds, by a delivery if there is one."""
         if delivery is None:
             self._note(answer=f"the next run clears by {self._config['delivery']}")
             return
@@ -149,7 +168,9 @@ class Erasure:
             done = delivery.deliver(f"erase-{delivery_id[:8]}", delivery_id)
         finally:
             execute("DROP TABLE IF EXISTS plan")
-        if done is not None and done.acknowledged:
+        if isinstance(done, Delivered):
+            self._note(answer="written", channel="file", cleared_at=_now())
+        elif done is not None and done.acknowledged:
             late = self._ledger.count("SELECT count(*) FROM overtaken WHERE user_id = ?", self._user_id)
             answer = "taken; once more after a file with his last traits that counts as unread" if late else "taken"
             self._note(answer=answer, channel="ingest", cleared_at=_now())
@@ -271,7 +292,7 @@ def write_receipt(runs: Path, receipt: Mapping[str, Any]) -> Path:
     return path
 
 
-def _note(ledger: Ledger, digest: str, **facts: str) -> None:
+def _note(ledger: Ledger, digest: str, **facts: str | list[str]) -> None:
     ((receipt,),) = ledger.connection.execute("SELECT receipt FROM erased WHERE digest = ?", [digest]).fetchall()
     noted = json.loads(receipt) | facts
     ledger.connection.execute(
@@ -313,9 +334,14 @@ def _crumbs(ledger: Ledger) -> list[str]:
     return [one for one in ledger.tables() if one in {"incoming", "plan"} or one.startswith("incoming_")]
 
 
-def _forget(ledger: Ledger, contract: Contract, user_id: str, *, but: tuple[str, ...] = ()) -> None:
+def _aside_to_clear(ledger: Ledger) -> set[str]:
+    """List the tables, quoted, that say of other destinations what is to be cleared there."""
+    return {aside for table in _TO_CLEAR for aside in asides(ledger, table.strip('"'))}
+
+
+def _forget(ledger: Ledger, contract: Contract, user_id: str, *, but: set[str]) -> None:
     for table, ours in _places(ledger, contract):
-        if table not in map(name, but):
+        if table not in but:
             ledger.connection.execute(f"DELETE FROM {table} WHERE {ours}", [user_id])
     for table, column in _mentions(ledger):
         ledger.connection.execute(f"UPDATE {table} SET {column} = NULL WHERE {column} = ?", [user_id])
@@ -323,8 +349,11 @@ def _forget(ledger: Ledger, contract: Contract, user_id: str, *, but: tuple[str,
 
 def _forget_told(ledger: Ledger, contract: Contract, user_id: str) -> None:
     with ledger.transaction():
-        _forget(ledger, contract, user_id)
-        _note(ledger, digest_of(ledger, user_id), status=FORGOTTEN, forgotten_at=_now())
+        _forget(ledger, contract, user_id, but=_aside_to_clear(ledger))
+        theirs = "SELECT count(*) FROM delivered WHERE user_id = ?"
+        left = [one.addresses.name for one in everywhere(ledger) if ledger.count(theirs, user_id)]
+        done = {} if left else {"status": FORGOTTEN, "forgotten_at": _now()}
+        _note(ledger, digest_of(ledger, user_id), waiting_for=left, **done)
 
 
 def _told(ledger: Ledger, contract: Contract, user_id: str) -> list[str]:

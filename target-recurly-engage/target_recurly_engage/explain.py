@@ -228,7 +228,7 @@ def words_of(found: dict[str, Any], trait: str | None) -> Iterator[str]:
     """Put an explanation into words, of one *trait* or of all."""
     if found["erased"]:
         yield "{user}: erased on {requested_at}, {status}; {answer}".format(
-            user=found["user_id"], **{"answer": "Engage was told nothing of him"} | found["erased"]
+            user=found["user_id"], **{"answer": "nothing was ever delivered"} | found["erased"]
         )
     nothing = not found["subscriptions"] and not any(one["told"] for one in found["traits"].values())
     if nothing and not found["rejected"]:
@@ -255,9 +255,9 @@ def _words_of_history(found: dict[str, Any]) -> Iterator[str]:
         yield f"chosen by {found['decided_by']}"
     sent = found["sent"]
     if sent:
-        yield "last told by {channel} in run {run_id}: {location}, {status} at {acknowledged_at}".format(**sent)
+        yield "last delivered by {channel} in run {run_id}: {location}, {status} at {acknowledged_at}".format(**sent)
     else:
-        yield "Engage was told nothing"
+        yield "nothing was delivered yet"
     if found["rejected"]:
         yield "rejected with {status} {reason}, {attempts} attempt(s), next one after {next_at}".format(
             **found["rejected"]

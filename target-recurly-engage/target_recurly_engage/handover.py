@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.delivery.overlap import S3
+from target_recurly_engage.destinations import CURRENT, known, serving
 from target_recurly_engage.erased import was_erased
 from target_recurly_engage.invariants import check
 from target_recurly_engage.traits import SQL_TYPES, TRAITS
@@ -44,6 +45,7 @@ class Message:
         at: when Engage took it, as ISO 8601 by our clock.
         piano_at: when Piano was asked, as ISO 8601 by Piano's clock.
         traits: values as they were told, by trait.
+        application: the application of Engage that took it, as a destination has it; None where that is not known.
         subscriptions: rows as in the ledger's table ``subscriptions``, moments as ISO 8601.
         checkouts: finished ones of which Engage was told, tracker by id; an id that comes twice is one.
     """
@@ -52,6 +54,7 @@ class Message:
     at: str
     piano_at: str
     traits: dict[str, str]
+    application: str | None = None
     subscriptions: list[dict[str, Any]] = field(default_factory=list)
     checkouts: dict[str, str] = field(default_factory=dict)
 
@@ -118,7 +121,10 @@ class Handover:
         messages = [one for one in self._messages() if not was_erased(ledger, one.user_id)]
         readers = 0
         if messages:
-            readers = _note_told(ledger, contract, messages, run_id=run_id, csv_hours=csv_hours)
+            for number, theirs in _by_destination(ledger, messages).items():
+                of = f"{CHANNEL}-{run_id}" if number is None else f"{CHANNEL}-{run_id}-{number}"
+                with serving(ledger, number):
+                    readers += _note_told(ledger, contract, theirs, run_id=run_id, delivery_id=of, csv_hours=csv_hours)
             _keep_rows(ledger, messages)
             _keep_checkouts(ledger, messages)
         _stand_in(ledger, clock)
@@ -144,7 +150,18 @@ class Handover:
             yield message
 
 
-def _note_told(ledger: Ledger, contract: Contract, messages: list[Message], *, run_id: str, csv_hours: float) -> int:
+def _by_destination(ledger: Ledger, messages: list[Message]) -> dict[int | None, list[Message]]:
+    """Group messages by the destination that took them; None is the current one, also where nobody knows."""
+    numbers = {one.addresses.application: None if one.is_current else one.number for one in reversed(known(ledger))}
+    found: dict[int | None, list[Message]] = {}
+    for message in messages:
+        found.setdefault(numbers.get(message.application) if message.application else None, []).append(message)
+    return found
+
+
+def _note_told(
+    ledger: Ledger, contract: Contract, messages: list[Message], *, run_id: str, delivery_id: str, csv_hours: float
+) -> int:
     """Write into ``delivered`` what was told after what stands there."""
     execute = ledger.connection.execute
     rows = [(one.user_id, one.at, trait, value) for one in messages for trait, value in one.traits.items()]
@@ -160,7 +177,7 @@ def _note_told(ledger: Ledger, contract: Contract, messages: list[Message], *, r
     )
     readers = ledger.count("SELECT count(DISTINCT user_id) FROM said")
     if readers:
-        _note_new(ledger, run_id)
+        _note_new(ledger, run_id, delivery_id)
         for trait in contract.traits:
             column = name(trait.name)
             execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {column} VARCHAR")
@@ -181,17 +198,17 @@ def _note_told(ledger: Ledger, contract: Contract, messages: list[Message], *, r
     return readers
 
 
-def _note_new(ledger: Ledger, run_id: str) -> None:
+def _note_new(ledger: Ledger, run_id: str, delivery_id: str) -> None:
     """Give readers of whom no run has told yet a row, under a delivery of their own."""
     execute = ledger.connection.execute
     new = "FROM said ANTI JOIN delivered USING (user_id)"
     users = ledger.count(f"SELECT count(DISTINCT user_id) {new}")
     if not users:
         return
-    delivery_id = f"{CHANNEL}-{run_id}"
     execute(
-        "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at, acknowledged_at) "
-        f"SELECT ?, ?, ?, '', 'acknowledged', ?, min(told_at), max(told_at) {new}",
+        "INSERT INTO deliveries "
+        "(delivery_id, run_id, channel, location, status, users, started_at, acknowledged_at, destination) "
+        f"SELECT ?, ?, ?, '', 'acknowledged', ?, min(told_at), max(told_at), {CURRENT} {new}",
         [delivery_id, run_id, CHANNEL, users],
     )
     execute(f"INSERT INTO delivered (user_id, delivery_id) SELECT DISTINCT user_id, ? {new}", [delivery_id])

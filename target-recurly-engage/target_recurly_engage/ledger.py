@@ -55,6 +55,7 @@ class Ledger:
 
     shared = False
     forgets = False
+    _in_trial = False
 
     def __init__(self, path: Path, *, memory_limit: str, wait: float = 0.0) -> None:
         """Open, and migrate what an older version left."""
@@ -112,6 +113,9 @@ class Ledger:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of what happens in the ``with`` block, or nothing."""
+        if self._in_trial:
+            yield
+            return
         self.connection.begin()
         try:
             yield
@@ -124,10 +128,15 @@ class Ledger:
     @contextmanager
     def trial(self) -> Iterator[None]:
         """Nothing of what happens in the ``with`` block stays."""
+        if self._in_trial:
+            yield
+            return
         self.connection.begin()
+        self._in_trial = True
         try:
             yield
         finally:
+            self._in_trial = False
             with suppress(duckdb.Error):
                 self.connection.rollback()
 

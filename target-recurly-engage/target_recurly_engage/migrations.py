@@ -169,6 +169,22 @@ MIGRATIONS: tuple[str, ...] = (
         rules JSON NOT NULL
     );
     """,
+    # 10: destinations, of which each has its own delivered traits; a file is written, not acknowledged
+    """
+    CREATE TABLE destinations (
+        destination INTEGER NOT NULL,
+        folder VARCHAR,
+        bucket VARCHAR,
+        application VARCHAR,
+        is_current BOOLEAN NOT NULL,
+        first_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        served_at TIMESTAMP WITH TIME ZONE NOT NULL
+    );
+    CREATE TABLE earlier_deliveries (user_id VARCHAR NOT NULL, delivery_id VARCHAR NOT NULL);
+    ALTER TABLE deliveries ADD COLUMN destination INTEGER;
+    UPDATE deliveries SET status = 'complete' WHERE status = 'written';
+    UPDATE deliveries SET status = 'written' WHERE status = 'acknowledged' AND channel = 'file';
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import name, text
 
 from target_recurly_engage.desired import Source, desire, forget_desired, hash_of, rule_text
+from target_recurly_engage.destinations import CURRENT, asides
 from target_recurly_engage.invariants import check, check_cleared, check_readers
 from target_recurly_engage.slices import compare
 from target_recurly_engage.traits import USER_ID, Kind, Trait
@@ -185,7 +186,8 @@ def _shape(ledger: Ledger, contract: Contract, clock: str) -> tuple[Trait, ...]:
         clear = text(contract.wording.clear_value(trait))
         if not ledger.count(f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> {clear}"):
             execute(f"ALTER TABLE delivered DROP COLUMN {name(trait.name)}")
-            execute("DELETE FROM traits WHERE trait = ?", [trait.name])
+            if not any(trait.name in ledger.columns(one) for one in asides(ledger, "delivered")):
+                execute("DELETE FROM traits WHERE trait = ?", [trait.name])
     for trait in contract.traits:
         execute(f"ALTER TABLE delivered ADD COLUMN IF NOT EXISTS {name(trait.name)} VARCHAR")
     ledger.note_kinds(contract.traits, clock)
@@ -299,7 +301,7 @@ def _remember_equals(ledger: Ledger) -> None:
 
 
 def _name_plan(ledger: Ledger) -> str:
-    """Make a name of all that is desired: it stays the same while a plan is delivered bit by bit."""
-    query = "SELECT printf('%016x', hash(count(*), bit_xor(hash(user_id, fingerprint)))) FROM readers"
+    """Make a name of all that is desired, and where: it stays the same while a plan is delivered bit by bit."""
+    query = f"SELECT printf('%016x', hash(count(*), bit_xor(hash(user_id, fingerprint)), {CURRENT})) FROM readers"
     ((found,),) = ledger.connection.execute(query).fetchall()
     return str(found)

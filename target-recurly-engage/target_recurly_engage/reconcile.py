@@ -87,6 +87,7 @@ def reconcile(
     statuses = _counts(ledger, "status")
     return {
         "newest": _newest(ledger, now),
+        "done": "written into the folder" if config["delivery"] == "file" else "acknowledged by Engage",
         "totals": {side: sum(counts[side] for counts in statuses.values()) for side in SIDES},
         "by_lifecycle": _by_lifecycle(statuses),
         "by_status": statuses,
@@ -261,17 +262,17 @@ def _reader_listings(ledger: Ledger, contract: Contract) -> dict[str, Listing]:
     )
     return {
         "not_acknowledged": Listing(
-            "desired, and never acknowledged by Engage", f"FROM ({due}) ANTI JOIN delivered USING (user_id)"
+            "desired, and never delivered", f"FROM ({due}) ANTI JOIN delivered USING (user_id)"
         ),
         "behind": Listing(
-            "acknowledged with other values than are desired now",
+            "delivered with other values than are desired now",
             f"FROM ({due}) SEMI JOIN delivered USING (user_id) SEMI JOIN piano USING (user_id)",
         ),
         "invalid": Listing(
             "desired, and cannot be sent: counts as absent", "SELECT user_id, trait, reason AS why FROM invalid"
         ),
         "unknown_to_piano": Listing(
-            "acknowledged, and unknown to Piano",
+            "delivered, and unknown to Piano",
             f"SELECT user_id, CASE WHEN {is_erased('user_id')} THEN 'erased: a run clears him' "
             "WHEN user_id IN (SELECT user_id FROM plan) THEN 'planned: the next run clears him' END AS why "
             f"FROM delivered ANTI JOIN piano USING (user_id) WHERE coalesce({told or 'false'}, false)",
@@ -306,8 +307,8 @@ def words_of(found: Mapping[str, Any]) -> Iterator[str]:
     """Put the comparison into words."""
     totals, newest = found["totals"], found["newest"]
     yield f"subscriptions: {totals['api']:,} in the API, {totals['log']:,} in the log"
-    yield f"readers: {totals['desired']:,} desired, {totals['acknowledged']:,} acknowledged by Engage"
-    yield f"newest: API {newest['api']}, log {newest['log']}, acknowledgement {newest['acknowledged']}"
+    yield f"readers: {totals['desired']:,} desired, {totals['acknowledged']:,} {found['done']}"
+    yield f"newest: API {newest['api']}, log {newest['log']}, delivery {newest['acknowledged']}"
     yield f"last run: {newest['last_run'] or 'none'}"
     yield from _table("lifecycle", found["by_lifecycle"])
     yield from _table("status", found["by_status"])
@@ -324,7 +325,7 @@ def words_of(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    yield f"{title:36} {'API':>10} {'log':>10} {'desired':>10} {'acknowledged':>13}"
+    yield f"{title:36} {'API':>10} {'log':>10} {'desired':>10} {'delivered':>13}"
     for label, counts in rows.items():
         api, log, desired, acknowledged = (counts[side] for side in SIDES)
         yield f"  {label[:34]:34} {api:>10,} {log:>10,} {desired:>10,} {acknowledged:>13,}"

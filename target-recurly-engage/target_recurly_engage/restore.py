@@ -18,6 +18,7 @@ from piano_engage_common.duck import name
 from piano_engage_common.stops import InputRefused, NoInput, Outage, StorageFailed, storage_errors
 
 from target_recurly_engage.contract import contract_of
+from target_recurly_engage.destinations import everywhere
 from target_recurly_engage.erased import any_erased, is_erased
 from target_recurly_engage.ledger import Ledger, in_use_by_another
 from target_recurly_engage.shared.custody import Custody
@@ -163,7 +164,9 @@ def _prepared(
         if present:
             _carry_erased(ledger, present, config)
         if again:
-            ledger.connection.execute("INSERT INTO overtaken SELECT user_id, now() FROM delivered")
+            with ledger.transaction():
+                for _ in everywhere(ledger):
+                    ledger.connection.execute("INSERT INTO overtaken SELECT user_id, now() FROM delivered")
         return {
             "subscriptions": ledger.count("SELECT count(*) FROM subscriptions"),
             "readers": ledger.count("SELECT count(*) FROM delivered"),

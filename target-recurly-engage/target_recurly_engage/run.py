@@ -25,6 +25,7 @@ from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
 from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
+from target_recurly_engage.destinations import destination_of, select
 from target_recurly_engage.eligibility import unknown_promotions
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
 from target_recurly_engage.handed_codes import unusable_codes
@@ -225,6 +226,7 @@ class Run:
 
     def _make_plan(self, delivery_id: str) -> None:
         clock = self.summary.started_at.isoformat()
+        self._select_destination()
         for claim in self.claims:
             take_at_its_word(self._ledger, claim)
         past = recall_measures(self._ledger, self.summary.started_at)
@@ -254,6 +256,13 @@ class Run:
         for words, count in plan.invalid.items():
             self._logger.warning("%d value(s) cannot be sent and count as absent: %s", count, words)
         self._judge(plan, past)
+
+    def _select_destination(self) -> None:
+        wanted = destination_of(self._config)
+        assert wanted  # noqa: S101 - without its settings there would be no delivery
+        self.summary.destination = select(self._ledger, wanted)
+        if warning := self.summary.destination.warning:
+            self._logger.warning("%s", warning)
 
     def _judge(self, plan: Plan, past: Sequence[Measure]) -> None:
         """Let the brake look at the plan.

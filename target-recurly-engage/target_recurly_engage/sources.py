@@ -8,6 +8,7 @@ from piano_engage_common.duck import name
 
 from target_recurly_engage.brake_values import FEW_MIXED, NEARLY_ALL, check_arrival
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
+from target_recurly_engage.destinations import asides
 from target_recurly_engage.identity import compare_arrival
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
@@ -163,8 +164,14 @@ class Sources:
             self._brake.check_columns(stream, (trait.key for trait in absent if self._was_told(trait, wording)))
 
     def _was_told(self, trait: Trait, wording: Wording) -> bool:
-        """Whether Engage has a value of the trait for anybody, other than the one that clears it."""
-        if trait.name not in self._ledger.columns("delivered"):
-            return False
-        query = f"SELECT count(*) FROM delivered WHERE {name(trait.name)} <> ?"
-        return self._ledger.count(query, wording.clear_value(trait)) > 0
+        """Whether Engage has a value of the trait for anybody, other than the one that clears it.
+
+        For a destination that has nothing yet, the other ones answer.
+        """
+        count, clear = self._ledger.count, wording.clear_value(trait)
+        has_any = count("SELECT count(*) FROM delivered")
+        return any(
+            trait.name in self._ledger.columns(table)
+            and count(f"SELECT count(*) FROM {table} WHERE {name(trait.name)} <> ?", clear)
+            for table in (["delivered"] if has_any else asides(self._ledger, "delivered"))
+        )

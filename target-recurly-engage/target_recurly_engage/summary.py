@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.brake import Brake
     from target_recurly_engage.delivery.csvs import Delivered
     from target_recurly_engage.delivery.ingest import Requests
+    from target_recurly_engage.destinations import Selected
     from target_recurly_engage.merge import Merge
     from target_recurly_engage.offers import DataSource
     from target_recurly_engage.plan import Plan
@@ -36,6 +37,7 @@ class Summary:
         api: what came of Piano's API list of subscriptions did to what the ledger holds of it.
         catalogue: what they did to promotions, promo codes and terms.
         plan: what was to be sent.
+        destination: where it was to be delivered to.
         files: what was delivered in files.
         requests: what was delivered by the Ingest API.
         data_sources: files to upload in Pulse.
@@ -60,6 +62,7 @@ class Summary:
     api: Merge | None = None
     catalogue: dict[str, Merge] = field(default_factory=dict)
     plan: Plan | None = None
+    destination: Selected | None = None
     files: list[Delivered] = field(default_factory=list)
     requests: Requests | None = None
     data_sources: list[DataSource] = field(default_factory=list)
@@ -112,6 +115,9 @@ class Summary:
             if self.brake is None
             else {"let_through": self.brake.let_through, "checks": [asdict(check) for check in self.brake.checks]},
             "plan": None if plan is None else plan.fingerprint,
+            "destination": asdict(self.destination) | {"warning": self.destination.warning}
+            if self.destination
+            else None,
             "files": [asdict(file) for file in self.files],
             "requests": asdict(self.requests) if self.requests else None,
             "data_sources": [asdict(one) for one in self.data_sources],

@@ -50,6 +50,7 @@ def facts(told: Mapping[str, Any], ledger: Ledger, contract: Contract, *, now: d
         "run": {**told, "tone": _TONES.get(told["status"], "bad"), "message": message_of(told)},
         "planned": _planned(told),
         "acknowledged": runs[0]["told"],
+        "done": done_words(told),
         "sources": _sources(told),
         "freshness": _freshness(ledger, now),
         "funnel": _funnel(told, runs[0]["told"]),
@@ -105,6 +106,12 @@ def _sources(told: Mapping[str, Any]) -> list[Facts]:
     return [{"name": name, **counts} for name, counts in merged if counts]
 
 
+def done_words(told: Mapping[str, Any]) -> str:
+    """Return what became of what a run delivered: of a local folder nobody can tell whether Engage reads it."""
+    is_folder = (told.get("destination") or {}).get("kind") == "folder"
+    return "written into the folder" if is_folder else "acknowledged by Engage"
+
+
 def _funnel(told: Mapping[str, Any], acknowledged: int) -> list[Facts]:
     users = told["users"] or {}
     steps = [
@@ -112,7 +119,7 @@ def _funnel(told: Mapping[str, Any], acknowledged: int) -> list[Facts]:
         ("Subscriptions known", (told["subscriptions"] or {}).get("after")),
         ("Readers", users.get("total")),
         ("Readers with something to tell", _planned(told) if users else None),
-        ("Acknowledged by Engage", acknowledged),
+        (f"{done_words(told)[:1].upper()}{done_words(told)[1:]}", acknowledged),
     ]
     most = max(count or 0 for _, count in steps)
     return [{"step": step, "count": count, "share": 100 * (count or 0) / (most or 1)} for step, count in steps]
@@ -286,6 +293,8 @@ def _attention(shown: Mapping[str, Any]) -> Iterator[Facts]:
     if run["message"]:
         at = "brake" if any(check["wrong"] for check in brake.get("checks", [])) else "funnel"
         yield {"tone": "bad", "text": run["message"], "at": at}
+    if warning := (run.get("destination") or {}).get("warning"):
+        yield {"tone": "warn", "text": f"{warning[0].upper()}{warning[1:]}.", "at": "funnel"}
     if brake.get("let_through"):
         yield {"tone": "warn", "text": "The brake found something, and somebody let this plan through.", "at": "brake"}
     yield from ({"tone": "warn", "text": text, "at": at} for at, text in _warnings(shown))
@@ -324,11 +333,13 @@ def _headline(shown: Mapping[str, Any]) -> str:
     if run["status"] == "dry run":
         return f"A dry run: nothing was sent. {planned:,} of {total:,} readers would have been told something."
     if run["status"] != "finished":
-        return f"{told:,} reader(s) were told before it ended." if told else "Nothing was sent."
+        return f"{told:,} user(s) were {done_words(run)} before it ended." if told else "Nothing was sent."
     if not told:
         return f"Nothing was told: {f'{planned:,} reader(s) wait' if planned else 'no trait changed'}."
     entering = sum(one["entering"] for one in shown["segments"])
     leaving = sum(one["leaving"] for one in shown["segments"])
     moved = f" Segments were entered {entering:,} times and left {leaving:,} times." if entering or leaving else ""
     rest = f"{planned - told:,} are still due" if planned > told else "of the others nothing changed"
+    if done_words(run).startswith("written"):
+        return f"What is new of {told:,} of {total:,} users was written into the folder; {rest}.{moved}"
     return f"Engage took what is new of {told:,} of {total:,} readers; {rest}.{moved}"

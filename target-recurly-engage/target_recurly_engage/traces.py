@@ -48,10 +48,10 @@ def scrub(ledger: Ledger, config: Mapping[str, Any], words: Sequence[str]) -> No
             _replace(path, written)
 
 
-def naming_files(config: Mapping[str, Any], user_id: str) -> list[Path]:
-    """List the CSVs in the output folder that name a reader; they are somebody else's to remove."""
+def naming_files(folders: Iterable[str], user_id: str) -> list[Path]:
+    """List the CSVs in folders for output that name a reader; they are somebody else's to remove."""
     found = []
-    for path in sorted(Path(config["output_path"]).glob("*.csv")):
+    for path in sorted({path.resolve() for folder in folders for path in Path(folder).glob("*.csv")}):
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             rows = csv.reader(file)
             if "user_id" in (header := next(rows, [])):

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import duckdb
 import pytest
-from tap_piano.casts import cast, failure
+from tap_piano.casts import can_fail, cast, failure
 from tap_piano.columns import BY_NAME, Column, Kind
 
 BAD = object()
@@ -22,8 +22,9 @@ def value_of(column: Column, cell: str | None, zone: str = "UTC") -> object:
     """Cast one cell; BAD when the cell is counted as a failure."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        bad = failure(column, zone, cell="cell") or "false"
-        sql = f"SELECT {cast(column, zone, cell='cell')}, {bad} FROM (SELECT $1::VARCHAR AS cell)"
+        bad = failure(column, cell="cell", value="value") if can_fail(column) else "false"
+        made = f"SELECT cell, {cast(column, zone, cell='cell')} AS value FROM (SELECT $1::VARCHAR AS cell)"
+        sql = f"SELECT value, {bad} FROM ({made})"
         ((value, failed),) = connection.execute(sql, [cell]).fetchall()
     if failed:
         assert value is None

@@ -313,6 +313,7 @@ class Engage:
         columns = {
             "delivered": f"user_id, fingerprint, {', '.join(TRAITS)}",
             "deliveries": "channel, status, users, bytes",
+            "destinations": "destination, is_current",
             "traits": "trait, kind, stream",
             "taken_in": "stream, signature",
         }

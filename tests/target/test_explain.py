@@ -77,7 +77,7 @@ def test_a_formula_over_all_subscriptions_shows_all_of_them(loaded: Engage) -> N
 
 def test_a_rejected_reader_whom_engage_was_never_told_of_is_explained(loaded: Engage) -> None:
     words = ask(loaded, "eve")
-    assert "Engage was told nothing" in words
+    assert "nothing was delivered yet" in words
     assert "rejected with 422 no such id, 3 attempt(s), next one after infinity" in words
     assert "lifecycle_stage: (not told) → active" in words
 

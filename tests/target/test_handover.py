@@ -143,7 +143,7 @@ def test_who_is_in_a_file_that_may_not_have_been_read_is_told_again_after_it(tmp
         ledger.connection.execute("INSERT INTO delivered (user_id, delivery_id) VALUES (?, ?)", [user, delivery])
     for channel in ("s3", "ingest"):
         ledger.connection.execute(
-            "INSERT INTO deliveries VALUES (?, 'r', ?, '', 'acknowledged', 1, 1, '', ?, ?)",
+            "INSERT INTO deliveries VALUES (?, 'r', ?, '', 'acknowledged', 1, 1, '', ?, ?, NULL)",
             [channel, channel, sent, sent],
         )
     for user, hours in (("in time", 4), ("late", 2), ("other", 2)):

@@ -86,6 +86,10 @@ def test_a_migration_that_fails_leaves_the_old_ledger(tmp_path: Path, monkeypatc
     assert content(path) == before
 
 
+WRITTEN = 10
+"""The version from which on a file is written, and not acknowledged."""
+
+
 def age(path: Path, version: int) -> None:
     """Make of a ledger one of an older version, with all that such a one can hold."""
     old = path.with_name("old.duckdb")
@@ -99,6 +103,8 @@ def age(path: Path, version: int) -> None:
         for (table,) in tables:
             columns = [column for column, *_ in connection.execute(f"DESCRIBE {table}").fetchall()]
             connection.execute(f"INSERT INTO {table} BY NAME SELECT {', '.join(columns)} FROM new.{table}")
+        if version < WRITTEN:
+            connection.execute("UPDATE deliveries SET status = 'acknowledged' WHERE status = 'written'")
     old.rename(path)
 
 

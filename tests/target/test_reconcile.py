@@ -190,6 +190,7 @@ def test_each_reason_is_told(agreeing: Engage) -> None:
         "UPDATE deliveries SET channel = 's3', acknowledged_at = now() - INTERVAL 1 HOUR",
         f"UPDATE subscriptions SET promo_code = '{'x' * 2000}' WHERE user_id = 'u5'",
         "UPDATE delivered SET subscription_status = 'Active', user_id = 'ghost' WHERE user_id = 'u40'",
+        "UPDATE destinations SET folder = NULL, application = 'a at https://conduit.redfast.com'",
     )
     settings = {"delivery": "ingest", "app_id": "a", "api_key": "k", "leave_out": {"subscription_id": ["RC000006"]}}
     found = answer(agreeing, **settings)
@@ -252,7 +253,7 @@ def test_what_began_after_the_log_is_marked(agreeing: Engage) -> None:
 def test_lists_are_cut_for_people_and_whole_for_programs(agreeing: Engage) -> None:
     spoil(agreeing, "DELETE FROM delivered WHERE user_id <> 'u1'")
     words = ask(agreeing, "--limit", "3").stdout
-    assert "never acknowledged by Engage: 39\n  u10, planned\n  u11, planned\n  u12, planned\n  … and 36 more" in words
+    assert "never delivered: 39\n  u10, planned\n  u11, planned\n  u12, planned\n  … and 36 more" in words
     assert len(named(answer(agreeing), "not_acknowledged")) == 39
 
 

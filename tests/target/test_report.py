@@ -148,7 +148,9 @@ def narrow(browser: webdriver.Chrome, width: int) -> None:  # noqa: F811 - not t
 def test_the_report_shows_what_the_run_did(browser: webdriver.Chrome, reported: Reported) -> None:  # noqa: F811
     browser.get(reported.pages["second"].as_uri())
     assert browser.find_element(By.TAG_NAME, "h1").text == "Piano to Recurly Engage finished"
-    assert lead(browser).startswith("Engage took what is new of 1 of 13 readers; of the others nothing changed.")
+    assert lead(browser).startswith(
+        "What is new of 1 of 13 users was written into the folder; of the others nothing changed."
+    )
     assert [row[0] for row in table(browser, "funnel").values()] == ["14", "13", "13", "1", "1"]
     segments = table(browser, "segments")
     assert segments["cancel_pending_soon"][:3] == ["1", "1", "0"]
@@ -201,7 +203,7 @@ def test_a_run_that_the_brake_stopped_says_what_it_saw(browser: webdriver.Chrome
     assert saw["Readers who lose all traits"] == ["12", "above 5 % of 13", "wrong"]
     assert saw["Columns missing in the export"] == ["none", "one that Engage was told of", "fine"]
     funnel = table(browser, "funnel")
-    assert (funnel["Readers with something to tell"][0], funnel["Acknowledged by Engage"][0]) == ("12", "0")
+    assert (funnel["Readers with something to tell"][0], funnel["Written into the folder"][0]) == ("12", "0")
 
 
 def test_a_run_that_an_outage_stopped_has_its_page(browser: webdriver.Chrome, reported: Reported) -> None:  # noqa: F811

@@ -453,7 +453,7 @@ def test_another_channel_sends_what_a_crash_left_open(settings: dict[str, Any], 
     assert len(engage.sent()) == 4
     assert keys(settings) == []
     assert sorted(engage.query("SELECT channel, status FROM deliveries")) == [
-        ("file", "acknowledged"),
+        ("file", "written"),
         ("s3", "in doubt"),
     ]
 

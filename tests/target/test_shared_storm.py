@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 REQUESTS = 14
 """Of a run that has its copy at hand: two of the probe, the pointer, taking it, what lies there, what is sent (put,
 look, point to it), renewing, the version (put, look, point to it), and what is removed."""
-LOOSE = {"brake_max_clear_fraction": 1, "brake_min_rows_fraction": 0}
+LOOSE = {
+    "brake_max_clear_fraction": 1, "brake_min_rows_fraction": 0, "brake_max_change_fraction": 1,
+    "brake_max_identity_fraction": 1,
+}  # fmt: skip
 MOMENTS = [(number, before, machine) for number in range(1, REQUESTS) for before in (True, False) for machine in "ab"]
 SAMPLE = [(8, False, "b"), (12, False, "a")]
 """It is noted what is sent; the new version is pointed to, and nobody here knows."""

@@ -165,7 +165,7 @@ def test_a_signal_while_the_database_is_busy_ends_the_run_without_state(
 def test_a_signal_while_delivering_waits_until_state_is_out(engage: Engage, method: str, signum: int) -> None:
     run = engage.run(engage.messages(engage.subscriptions(3)), script=DELIVERING.format(signum=signum, method=method))
     assert (run.code, len(run.states), len(engage.files)) == (128 + signum, 1, 1)
-    assert engage.query("SELECT status FROM deliveries") == [("acknowledged",)]
+    assert engage.query("SELECT status FROM deliveries") == [("written",)]
     assert engage.query("SELECT count(*) FROM delivered") == [(3,)]
     assert "0 changes" in engage.run(engage.messages(engage.subscriptions(3))).log
 

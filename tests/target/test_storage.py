@@ -169,6 +169,7 @@ def limited(limit: int) -> None:
 @pytest.mark.parametrize(("what", "limit"), [("output", 60_000), ("ledger", 1_500_000)])
 def test_a_file_that_may_not_grow(engage: Engage, what: str, limit: int) -> None:
     """The limit of the file size stands for a full disk where no small disk may be mounted."""
+    engage.config["brake_max_change_fraction"] = 1  # all known users change
     engage.run(engage.snapshot(engage.subscriptions(30)))
     before = engage.told()
     values = {"output": {}, "ledger": {"term_name": os.urandom(30).hex()}}[what]

@@ -231,6 +231,7 @@ class Pusher:
                 at=moment_of(time.time()),
                 piano_at=moment_of(self._now()),
                 traits=change.values,
+                application=self._ingest.application,
                 subscriptions=[dict(row) for row in read_now],
             )
             message.leave(self._folder, name_for(user_id))

@@ -12,7 +12,7 @@ import sys
 import click
 from piano_engage_common.stops import exits
 
-from target_recurly_engage.cli import audiences, due, erasing, keeping, promo, readers, reconciling, watching
+from target_recurly_engage.cli import audiences, due, erasing, keeping, promo, readers, reconciling, resending, watching
 from target_recurly_engage.cli.asking import LOGGER, settings_of
 
 
@@ -30,7 +30,7 @@ def main(context: click.Context, configs: tuple[str, ...]) -> None:
 
 
 for command in (
-    *due.COMMANDS, *audiences.COMMANDS, *promo.COMMANDS, *readers.COMMANDS, *reconciling.COMMANDS, *erasing.COMMANDS,
-    *keeping.COMMANDS, *watching.COMMANDS,
+    *due.COMMANDS, *audiences.COMMANDS, *promo.COMMANDS, *readers.COMMANDS, *reconciling.COMMANDS, *resending.COMMANDS,
+    *erasing.COMMANDS, *keeping.COMMANDS, *watching.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from piano_engage_common.given import take_own
 from piano_engage_common.stops import ConfigRefused, NoInput, exits
 from singer_sdk.exceptions import ConfigValidationError
 
+from target_recurly_engage.destinations import viewed
 from target_recurly_engage.settings import OF_ACCOUNT, PREFIX
 from target_recurly_engage.shared.ledger import open_for_writing
 from target_recurly_engage.shared.snapshots import exists, none_yet, open_for_reading
@@ -51,16 +52,17 @@ def settings_of(configs: tuple[str, ...]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def open_ledger(config: Mapping[str, Any], *, changes: bool = False) -> Iterator[Ledger]:
+def open_ledger(config: Mapping[str, Any], *, changes: bool = False, as_it_is: bool = False) -> Iterator[Ledger]:
     """Open the ledger for the ``with`` block; what ends it becomes a message and an exit code.
 
     Args:
         config: the target's settings.
         changes: the command changes something, so nobody else may have the ledger meanwhile.
+        as_it_is: the tables stay those of the current destination, whatever the settings name.
     """
     with exits(LOGGER):
         if not changes:
-            with open_for_reading(config, LOGGER) as ledger:
+            with open_for_reading(config, LOGGER) as ledger, nullcontext() if as_it_is else viewed(ledger, config):
                 yield ledger
             return
         if not exists(config, LOGGER):

@@ -84,7 +84,7 @@ def _words_of_user(answer: dict[str, Any]) -> Iterator[str]:
         yield "  " + ", ".join(
             row[trait] for trait in ("subscription_id", "subscription_status", "term_name", "access_expiration_date")
         )
-    yield f"last told by a run on {answer['told_at']}" if answer["told"] else "Engage was told nothing"
+    yield f"last delivered by a run on {answer['told_at']}" if answer["told"] else "nothing was delivered yet"
     yield from (f"  to send: {line}" for line in arrows(answer["to_send"]))
     for trait, reason in answer["invalid"].items():
         yield f"  {trait} is {reason}, cannot be sent, and counts as absent"

@@ -14,6 +14,7 @@ from piano_engage_common.stops import NoInput, PartlyRejected
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledger
 from target_recurly_engage.contract import contract_of
 from target_recurly_engage.delivery.choice import delivery_of
+from target_recurly_engage.destinations import destination_of, known, select
 from target_recurly_engage.erase import DONE, Erasure, allow, close_erasures, write_receipt
 from target_recurly_engage.handover import Handover
 from target_recurly_engage.traces import naming_files
@@ -48,6 +49,12 @@ def erase_user(config: Mapping[str, Any], user: str, allowed: bool, as_json: boo
 def _erase(ledger: Ledger, config: Mapping[str, Any], user: str) -> tuple[dict[str, Any], list[Path]]:
     contract, progress = contract_of(config).with_kinds(ledger.kinds()), Progress(LOGGER)
     delivery_of(config, ledger, contract, logger=LOGGER, progress=progress).settle()
+    wanted = destination_of(config)
+    folders = [str(config["output_path"])]
+    with ledger.transaction():
+        if wanted is not None:
+            select(ledger, wanted)
+        folders += [one.addresses.folder for one in known(ledger) if one.addresses.folder]
     _take_handover(ledger, contract, config)
     receipt = Erasure(ledger, contract, config, user, logger=LOGGER, progress=progress).run()
     runs = Path(config["runs_path"])
@@ -56,7 +63,7 @@ def _erase(ledger: Ledger, config: Mapping[str, Any], user: str) -> tuple[dict[s
     else:
         digest = receipt["digest"]
         receipt = next(one for one in close_erasures(ledger, runs) if one["digest"] == digest)
-    return receipt, naming_files(config, user)
+    return receipt, naming_files(folders, user)
 
 
 def _take_handover(ledger: Ledger, contract: Contract, config: Mapping[str, Any]) -> None:
@@ -78,7 +85,9 @@ def _words(receipt: dict[str, Any], files: list[Path], runs: Path) -> Iterator[s
     if receipt["cleared"]:
         yield f"{len(receipt['cleared'])} trait(s) cleared at Engage: {receipt.get('answer')}"
     else:
-        yield "Engage was told nothing of him"
+        yield "nothing was ever delivered of this user"
+    for place in receipt.get("waiting_for", []):
+        yield f"still to be cleared at {place}: by the next run that delivers there"
     rows = ", ".join(f"{table} {count}" for table, count in receipt["rows"].items())
     yield f"rows that the ledger had of him: {rows}"
     yield f"receipt: {runs / 'erasures' / (receipt['digest'][:16] + '.json')}"

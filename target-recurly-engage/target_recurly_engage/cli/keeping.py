@@ -10,6 +10,7 @@ from piano_engage_common.stops import exits
 
 from target_recurly_engage import copies
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of, open_ledger
+from target_recurly_engage.destinations import known
 from target_recurly_engage.restore import restore
 from target_recurly_engage.shared.place import is_shared
 from target_recurly_engage.shared.snapshots import Snapshots
@@ -34,7 +35,7 @@ def ledger_group() -> None:
 @click.pass_obj
 def show(config: Mapping[str, Any], as_json: bool) -> None:  # noqa: FBT001 - as click calls it
     """Show where the ledger is, how large, who has it, and what is in it."""
-    with open_ledger(config) as ledger:
+    with open_ledger(config, as_it_is=True) as ledger:
         answer = _shown(config, ledger)
     click.echo(json_of(answer) if as_json else "\n".join(_words(answer)))
 
@@ -47,6 +48,9 @@ def _shown(config: Mapping[str, Any], ledger: Ledger) -> dict[str, Any]:
         "bytes": ledger.path.stat().st_size,
         "tables_version": ledger.count("SELECT version FROM ledger"),
         "rows": {table: count for table, count in copies.counts_of(ledger.connection).items() if count},
+        "destinations": [
+            {"name": one.addresses.name, "users": one.users, "is_current": one.is_current} for one in known(ledger)
+        ],
         "last_run": dict(zip(names, found[0], strict=True)) if found else None,
         "shared": Snapshots(config, LOGGER).described() if is_shared(config["ledger"]) else None,
     }
@@ -56,6 +60,9 @@ def _words(answer: dict[str, Any]) -> Iterator[str]:
     yield f"{answer['ledger']}: {answer['bytes'] / 1e6:,.1f} MB, tables of version {answer['tables_version']}"
     rows = ", ".join(f"{table} {count:,}" for table, count in answer["rows"].items() if table != "ledger")
     yield f"rows: {rows or 'none'}"
+    for one in answer["destinations"]:
+        served = "current destination" if one["is_current"] else "earlier destination"
+        yield f"{served}: {one['name']}, {one['users']:,} user(s)"
     if run := answer["last_run"]:
         yield f"last run: {run['run_id']}, {run['status']}, {run['finished_at'] or 'not ended'}"
     if shared := answer["shared"]:

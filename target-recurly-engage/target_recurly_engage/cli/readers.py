@@ -9,6 +9,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.cli.asking import as_json, json_of, now_of, open_ledger
 from target_recurly_engage.contract import contract_of
+from target_recurly_engage.destinations import at_destination
 from target_recurly_engage.explain import explain
 from target_recurly_engage.explain import words_of as explain_words
 from target_recurly_engage.problems import suggestion
@@ -56,7 +57,7 @@ def _chosen(config: Mapping[str, Any], users: tuple[str, ...], change: str, *, e
         msg = "name readers, or say --all"
         raise click.UsageError(msg)
     chosen = "true" if every else f"user_id IN ({', '.join(map(text, users))})"
-    with open_ledger(config, changes=True) as ledger:
+    with open_ledger(config, changes=True) as ledger, at_destination(ledger, config):
         found = ledger.count(f"SELECT count(*) FROM rejects WHERE {chosen}")
         ledger.connection.execute(f"UPDATE rejects SET {change} WHERE {chosen}")
     return found

@@ -12,6 +12,7 @@ from piano_engage_common.stops import SidesDiffer, storage_errors
 
 from target_recurly_engage.cli.asking import as_json, json_of, now_of, open_ledger
 from target_recurly_engage.contract import contract_of
+from target_recurly_engage.destinations import viewed
 from target_recurly_engage.reconcile import reconcile, words_of
 from target_recurly_engage.roles import ApiIntake
 from target_recurly_engage.streams import RECONCILE_ROLE, streams_of
@@ -49,14 +50,14 @@ def reconcile_sides(
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """Compare Piano's API, its log, what is desired and what Engage acknowledged. Nothing is sent."""
-    with open_ledger(config) as ledger:
+    with open_ledger(config, as_it_is=True) as ledger:
         contract = contract_of(config).with_kinds(ledger.kinds())
         left_out = 0
         if source is not None:
             left_out = _take_in(
                 ledger, source, stream or next(iter(streams_of(config, RECONCILE_ROLE)), "subscriptions")
             )
-        with ledger.trial():
+        with viewed(ledger, config):
             found = reconcile(ledger, contract, config, now=now_of(config), limit=None if as_json else limit)
         found["rows_of_erased_readers"] = left_out
         click.echo(json_of(found) if as_json else "\n".join(words_of(found)))

@@ -79,7 +79,7 @@ def _problems(config: Mapping[str, Any], status: Status | None, now: datetime) -
     if hours and silent is not None and silent > hours:
         yield CRITICAL, f"no run has ended for {silent:.1f} hours; freshness_hours is {hours:g}"
     if count := status.ledger.get("open_deliveries"):
-        yield WARNING, f"{count:,} deliveries are not acknowledged; the next run settles them"
+        yield WARNING, f"{count:,} deliveries are not finished; the next run settles them"
     state = _ledger_state(config)
     if state == "missing" and status.ledger:
         yield CRITICAL, f"the ledger is gone: {config['ledger']}. Put back a backup before the next run"

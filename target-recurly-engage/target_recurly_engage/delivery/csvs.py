@@ -24,6 +24,7 @@ from piano_engage_common.stops import StorageFailed, storage_errors
 
 from target_recurly_engage.delivery.doubt import settle_open, settle_unknown
 from target_recurly_engage.delivery.overlap import note_told
+from target_recurly_engage.destinations import CURRENT
 from target_recurly_engage.plan import told_traits
 from target_recurly_engage.traits import USER_ID
 
@@ -67,9 +68,13 @@ class CsvDelivery(ABC):
 
     Class attributes:
         channel: names the way in the ledger.
+        done: status of a delivery whose file is there.
+        verb: what the log says of such a file.
     """
 
     channel: ClassVar[str]
+    done: ClassVar[str] = "acknowledged"
+    verb: ClassVar[str] = "delivered"
 
     def __init__(self, ledger: Ledger, contract: Contract, *, logger: logging.Logger, progress: Progress) -> None:
         """Remember the ledger."""
@@ -118,7 +123,7 @@ class CsvDelivery(ABC):
         """Find out what became of deliveries that a run left open."""
         open_ones = self._ledger.connection.execute(
             "SELECT delivery_id, location, bytes, sha256 FROM deliveries "
-            "WHERE channel = ? AND status IN ('writing', 'written')",
+            "WHERE channel = ? AND status IN ('writing', 'complete')",
             [self.channel],
         ).fetchall()
         for delivery_id, location, size, sha256 in open_ones:
@@ -127,7 +132,7 @@ class CsvDelivery(ABC):
                 self._forget(location)
                 appeared = sha256 is not None and self._appeared(location, size, sha256)
             if appeared:
-                self._logger.info("%s was delivered by a run that broke off; acknowledged now", location)
+                self._logger.info("%s was %s by a run that broke off; noted now", location, self.verb)
                 self._acknowledge(delivery_id)
             elif never_left:
                 self._set_status(delivery_id, "discarded")
@@ -153,14 +158,14 @@ class CsvDelivery(ABC):
         moment = datetime.now(tz=UTC)
         location = self._location_of(f"traits-{moment:%Y%m%dT%H%M%SZ}-{delivery_id[:8]}.csv")
         self._ledger.connection.execute(
-            "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at) "
-            "VALUES (?, ?, ?, ?, 'writing', ?, ?)",
+            "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at, destination) "
+            f"VALUES (?, ?, ?, ?, 'writing', ?, ?, {CURRENT})",
             [delivery_id, run_id, self.channel, location, users, moment],
         )
         with storage_errors(f"writing {location}"):
             delivered = self._write(delivery_id, location, users)
         self._acknowledge(delivery_id)
-        self._logger.info("delivered %s: %d users, %.1f MB", location, users, delivered.bytes / 1e6)
+        self._logger.info("%s %s: %d users, %.1f MB", self.verb, location, users, delivered.bytes / 1e6)
         return delivered
 
     def _write(self, delivery_id: str, location: str, users: int) -> Delivered:
@@ -178,7 +183,7 @@ class CsvDelivery(ABC):
                 os.fsync(file.fileno())
             size, sha256 = part.stat().st_size, sha256_of(part)
             connection.execute(
-                "UPDATE deliveries SET status = 'written', bytes = ?, sha256 = ? WHERE delivery_id = ?",
+                "UPDATE deliveries SET status = 'complete', bytes = ?, sha256 = ? WHERE delivery_id = ?",
                 [size, sha256, delivery_id],
             )
             self._ledger.announce(delivery_id)
@@ -218,7 +223,8 @@ class CsvDelivery(ABC):
                 msg = f"{self._ledger.path}: the plan is not that of delivery {delivery_id}. Keep both and report this."
                 raise StorageFailed(msg)
             note_told(self._ledger, "plan", datetime.now(tz=UTC))
-            execute("DELETE FROM rejects USING plan WHERE rejects.user_id = plan.user_id")
+            for table in ("rejects", "earlier_deliveries"):
+                execute(f"DELETE FROM {table} USING plan WHERE {table}.user_id = plan.user_id")
             if self._ledger.count("SELECT count(*) FROM delivered"):
                 execute("DELETE FROM delivered USING plan WHERE delivered.user_id = plan.user_id")
                 execute("INSERT INTO delivered BY NAME FROM plan")
@@ -226,10 +232,10 @@ class CsvDelivery(ABC):
             else:
                 execute("DROP TABLE delivered")
                 execute("ALTER TABLE plan RENAME TO delivered")
-            self._set_status(delivery_id, "acknowledged")
+            self._set_status(delivery_id, self.done)
 
     def _set_status(self, delivery_id: str, status: str) -> None:
-        at = datetime.now(tz=UTC) if status == "acknowledged" else None
+        at = datetime.now(tz=UTC) if status == self.done else None
         self._ledger.connection.execute(
             "UPDATE deliveries SET status = ?, acknowledged_at = ? WHERE delivery_id = ?", [status, at, delivery_id]
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.duck import file_source, file_target, name, text
 
 from target_recurly_engage.delivery.overlap import S3
+from target_recurly_engage.destinations import CURRENT, Destination, remember, serving
 from target_recurly_engage.plan import OF_DELIVERIES
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ IN_DOUBT: Final = "in doubt"
 BROKEN_OFF: Final = "broken off"
 
 Sending = dict[str, Any]
-"""What is being sent, as ``current.json`` has it: delivery_id, run_id, channel, location, users, at."""
+"""What is being sent, as ``current.json`` has it: delivery_id, run_id, channel, location, users, at, destination (its
+addresses)."""
 
 
 def settle_open(ledger: Ledger, logger: logging.Logger) -> None:
     """Take the users of all deliveries that a run left open, and did not acknowledge, as unknown."""
     execute = ledger.connection.execute
     execute("UPDATE deliveries SET status = 'discarded' WHERE status = 'writing'")  # its file never appeared
-    opened = "SELECT delivery_id, channel FROM deliveries WHERE status IN ('written', 'sending')"
+    opened = "SELECT delivery_id, channel FROM deliveries WHERE status IN ('complete', 'sending')"
     for delivery_id, channel in execute(opened).fetchall():
         settle_unknown(ledger, logger, delivery_id, unread=channel == S3)
 
@@ -142,12 +144,18 @@ def is_known(ledger: Ledger, sending: Sending) -> bool:
 
 def take_lost_plan(ledger: Ledger, sending: Sending, path: Path) -> int:
     """Take the users of a plan, of whose delivery another machine has the only record, as unknown; return how many."""
-    with ledger.transaction():
+    with ledger.transaction(), serving(ledger, _destination(ledger, sending)):
         ledger.connection.execute(
-            "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at, destination) "
+            f"VALUES (?, ?, ?, ?, ?, ?, ?, {CURRENT})",
             [sending["delivery_id"], sending["run_id"], sending["channel"], sending["location"], IN_DOUBT,
              sending["users"], sending["at"]],
         )  # fmt: skip
         rows = f"FROM read_parquet({file_source(path)})"
         return take_as_unknown(ledger, rows, unread=sending["channel"] == S3)
+
+
+def _destination(ledger: Ledger, sending: Sending) -> int | None:
+    """Return the number of the destination that a plan went to, which need not be the current one."""
+    addresses = sending.get("destination")
+    return remember(ledger, Destination(**addresses)) if addresses else None

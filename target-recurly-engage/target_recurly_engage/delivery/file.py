@@ -31,6 +31,8 @@ class FileDelivery(CsvDelivery):
     """
 
     channel: ClassVar[str] = "file"
+    done: ClassVar[str] = "written"
+    verb: ClassVar[str] = "written"
 
     def __init__(
         self, ledger: Ledger, contract: Contract, folder: Path, *, logger: logging.Logger, progress: Progress

@@ -21,6 +21,7 @@ from piano_engage_common.transport import RunEnds
 
 from target_recurly_engage.delivery.doubt import settle_open, take_as_unknown
 from target_recurly_engage.delivery.overlap import note_told
+from target_recurly_engage.destinations import CURRENT
 from target_recurly_engage.plan import told_traits
 from target_recurly_engage.traits import Kind
 
@@ -173,8 +174,9 @@ class IngestDelivery:
                 self._ledger.connection.execute("DELETE FROM plan WHERE user_id NOT IN (SELECT user_id FROM outbox)")
             if done.users:
                 self._ledger.connection.execute(
-                    "INSERT INTO deliveries (delivery_id, run_id, channel, location, status, users, started_at) "
-                    "VALUES (?, ?, ?, ?, 'sending', ?, ?)",
+                    "INSERT INTO deliveries "
+                    "(delivery_id, run_id, channel, location, status, users, started_at, destination) "
+                    f"VALUES (?, ?, ?, ?, 'sending', ?, ?, {CURRENT})",
                     [delivery_id, run_id, CHANNEL, self._location, done.users, now],
                 )
         if not done.users:
@@ -324,6 +326,15 @@ class IngestDelivery:
             return
         execute = self._ledger.connection.execute
         execute("CREATE OR REPLACE TEMP TABLE taken AS SELECT unnest(?::VARCHAR[]) AS user_id", [user_ids])
+        execute(
+            "DELETE FROM earlier_deliveries USING taken SEMI JOIN again USING (user_id) "
+            "WHERE earlier_deliveries.user_id = taken.user_id"
+        )
+        execute(
+            "INSERT INTO earlier_deliveries SELECT user_id, delivery_id "
+            "FROM delivered SEMI JOIN taken USING (user_id) ANTI JOIN again USING (user_id) "
+            "WHERE delivery_id IS NOT NULL"
+        )
         execute("DELETE FROM delivered USING taken WHERE delivered.user_id = taken.user_id")
         execute("INSERT INTO delivered BY NAME FROM plan SEMI JOIN taken USING (user_id)")
         execute("DELETE FROM rejects USING taken WHERE rejects.user_id = taken.user_id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from typing_extensions import override
 
 from target_recurly_engage.delivery.csvs import sha256_of
 from target_recurly_engage.delivery.doubt import is_known, take_lost_plan, write_plan
+from target_recurly_engage.destinations import known
 from target_recurly_engage.ledger import Ledger, in_use_by_another
 from target_recurly_engage.shared.custody import Custody, now
 from target_recurly_engage.shared.place import is_shared
@@ -106,7 +108,7 @@ class SharedLedger(Ledger):
         ).fetchall()
         sending = {
             "delivery_id": delivery_id, "run_id": run_id, "channel": channel, "location": location, "users": users,
-            "at": now(),
+            "at": now(), "destination": next((asdict(one.addresses) for one in known(self) if one.is_current), None),
         }  # fmt: skip
         self.custody.put_plan(sending, path)
         path.unlink()

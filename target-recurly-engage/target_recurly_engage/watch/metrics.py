@@ -81,9 +81,9 @@ def _of_summary(told: Mapping[str, Any]) -> Iterator[Metric]:
     yield _by("run_readers", "Readers of the last run's plan, by what is told.", "outcome", planned)
     sent = {kind: requests_.get(kind) for kind in REQUESTS}
     yield _by("run_requests", "Readers sent to the Ingest API by the last run, by outcome.", "outcome", sent)
-    yield _one("run_files", "Files that the last run delivered.", len(files) if told else None)
+    yield _one("run_files", "Files that the last run wrote or uploaded.", len(files) if told else None)
     size = sum(file["bytes"] for file in files) if told else None
-    yield _one("run_delivered_bytes", "Bytes of the files that the last run delivered.", size)
+    yield _one("run_delivered_bytes", "Bytes of the files that the last run wrote or uploaded.", size)
     yield _one("run_brake_findings", "What the brake found wrong in the last run.", brake.get("findings"))
     yield _one("run_brake_let_through", "Whether the last run's plan was let through.", _flag(brake.get("let_through")))
     sizes = {name: one["readers"] for name, one in (told.get("segments") or {}).items()}
@@ -94,11 +94,11 @@ def _of_ledger(status: Status, now: datetime) -> Iterator[Metric]:
     known, age = status.ledger, status.age_hours(now)
     yield _one("ledger_size_bytes", "Size of the ledger's file.", known.get("bytes"))
     yield _one("ledger_subscriptions", "Subscriptions in the ledger.", known.get("subscriptions"))
-    yield _one("ledger_readers", "Readers of whom Engage was told.", known.get("readers"))
+    yield _one("ledger_readers", "Users delivered to the current destination.", known.get("readers"))
     rejects = {"waiting": known.get("rejected"), "dropped": known.get("dropped")}
     yield _by("rejects", "Readers whom Engage rejects, by whether they are tried again.", "state", rejects)
     yield _one("invalid_values", "Values that cannot be sent.", known.get("invalid"))
-    yield _one("open_deliveries", "Deliveries that were not acknowledged.", known.get("open_deliveries"))
+    yield _one("open_deliveries", "Deliveries that were begun and not finished.", known.get("open_deliveries"))
     newest = _seconds(known.get("newest_change"))
     yield _one("newest_change_timestamp_seconds", "The newest change of a subscription that Piano told of.", newest)
     old = None if age is None else round(age * 3600, 3)

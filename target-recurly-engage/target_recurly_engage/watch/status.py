@@ -198,7 +198,7 @@ def ledger_facts(ledger: Ledger, now: datetime) -> dict[str, Any]:
         "rejected": count("SELECT count(*) FROM rejects WHERE isfinite(next_at)"),
         "dropped": count("SELECT count(*) FROM rejects WHERE NOT isfinite(next_at)"),
         "invalid": count("SELECT count(*) FROM invalid"),
-        "open_deliveries": count("SELECT count(*) FROM deliveries WHERE status IN ('writing', 'written', 'sending')"),
+        "open_deliveries": count("SELECT count(*) FROM deliveries WHERE status IN ('writing', 'complete', 'sending')"),
         "newest_change": newest.astimezone(UTC).isoformat() if newest else None,
     }
 

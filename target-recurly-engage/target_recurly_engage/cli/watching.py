@@ -71,9 +71,10 @@ def _problems(config: Mapping[str, Any], status: Status | None, now: datetime) -
     if status.exit_code >= SIGNALLED:
         yield WARNING, f"the last run ended with {status.exit_code}: {status.message}"
     for kind, end in status.failing.items():
-        level = WARNING if end["exit_code"] == OUTAGE else CRITICAL
+        level = WARNING if end["exit_code"] in {0, OUTAGE} else CRITICAL
         of_kind = f" of {kind.replace(KIND, ', ')}" if kind else ""
-        yield level, f"the last run{of_kind} ended with {end['exit_code']}: {end['message']}"
+        how = f"ended with {end['exit_code']}" if end["exit_code"] else "is incomplete"
+        yield level, f"the last run{of_kind} {how}: {end['message']}"
     if hours and age is not None and age > hours:
         yield CRITICAL, f"the newest change that Piano told of is {age:.1f} hours old; freshness_hours is {hours:g}"
     if hours and silent is not None and silent > hours:
@@ -112,6 +113,7 @@ def _answer(config: Mapping[str, Any], status: Status | None, now: datetime) -> 
             "run_id": known.run_id,
             "status": known.run_status,
             "exit_code": known.exit_code if status else None,
+            "incomplete": known.incomplete if status else None,
             "message": known.message,
             "finished_at": known.finished_at,
             "succeeded_at": known.succeeded_at,

@@ -154,3 +154,12 @@ def failure(column: Column, *, cell: str, value: str | None = None) -> str:
     if column.name in REQUIRED:
         return f"({value} IS NULL)"
     return f"({value} IS NULL AND {cell} IS NOT NULL AND trim({cell}) <> '')"
+
+
+def lacks_offset(cell: str) -> str:
+    """Build the SQL condition that *cell*, SQL of a text, is a stamp without an offset.
+
+    Most stamps have a sign as the fifth last character, so most are not looked at any further.
+    """
+    forms = text("|".join(f"({form})" for form, _ in _WITHOUT_OFFSET))
+    return f"({cell} IS NOT NULL AND {cell}[-5] NOT IN ('+', '-') AND regexp_full_match(trim({cell}), {forms}))"

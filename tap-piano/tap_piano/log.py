@@ -17,7 +17,7 @@ from tap_piano.ages import AGE_COLUMNS, age_of_files, undecided
 from tap_piano.columns import KNOWN, REPLICATION_KEY
 from tap_piano.emit import iso_8601
 from tap_piano.rejects import DUPLICATE, Bad, RejectsFile, find_rejects
-from tap_piano.staging import Stager
+from tap_piano.staging import WITHOUT_OFFSET, Stager
 
 if TYPE_CHECKING:
     import logging
@@ -171,6 +171,17 @@ class SubscriptionLog:
             labels = ", ".join(stage.export.label for stage in stages)
             msg = f"{labels}: a header, but no rows. An empty log would clear every reader; check the export's filters."
             raise InputRefused(msg)
+
+        self._warn_of_offsets()
+
+    def _warn_of_offsets(self) -> None:
+        ((stamps,),) = self._connection.sql(f"SELECT sum({name(WITHOUT_OFFSET)}) FROM staged").fetchall()
+        if stamps:
+            self._logger.warning(
+                "%s stamps carry no offset and are read as times of %s. If Piano shows another zone, set `timezone`",
+                f"{int(stamps):,}",
+                self._options.zone,
+            )
 
     # Rows that stay behind
 

@@ -13,7 +13,7 @@ import duckdb
 from piano_engage_common.duck import file_source, file_target, name, text
 from piano_engage_common.stops import RowsLost
 
-from tap_piano.casts import SQL_TYPES, can_fail, cast, failure
+from tap_piano.casts import SQL_TYPES, can_fail, cast, failure, lacks_offset
 from tap_piano.columns import BY_NAME, Kind
 from tap_piano.emit import ROW_GROUP
 from tap_piano.files import refused
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from tap_piano.files import Export, Header
 
 BUFFER_BYTES: Final = 16_000_000
+
+WITHOUT_OFFSET = "stamps without offset"
+"""Column of the Parquet file: how many stamps of the row carry no offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +200,11 @@ class Stager:
             else f"NULL::{SQL_TYPES[BY_NAME[wanted].kind if wanted in BY_NAME else Kind.TEXT]} AS {name(wanted)}"
             for wanted in self._names
         ]
+        stamps = [cells[column.name] for column in present if column.kind is Kind.TIMESTAMP]
+        bare = " + ".join(f"{lacks_offset(cell)}::INTEGER" for cell in stamps) or "0"
         return (
-            f"SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed "
+            f"SELECT {', '.join(values)}, nullif(concat_ws(',', {', '.join(checks)}), '') AS failed, "
+            f"{bare} AS {name(WITHOUT_OFFSET)} "
             f"FROM (SELECT {', '.join([*casts, *texts])} FROM {reader})"
         )
 

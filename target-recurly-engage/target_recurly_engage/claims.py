@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from piano_engage_common.stops import ConfigRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from target_recurly_engage.ledger import Ledger
 
@@ -35,7 +35,8 @@ class Claim:
         stream: its name.
         signature: of what was handed on in full; None where the state claims nothing.
         after: what it builds on; None where it is all there is. It is the same as *signature* where the run had
-            nothing to hand on.
+            nothing to hand on, or did not come so far.
+        ended: the stream ended well. Else *signature* may be what the tap began with, and says nothing of an export.
         whole: all rows were handed on, also where they were not said to be complete.
     """
 
@@ -43,16 +44,21 @@ class Claim:
     signature: str | None = None
     after: str | None = None
     whole: bool = False
+    ended: bool = True
 
 
-def claims_of(state: object, streams: Iterable[str]) -> Iterator[Claim]:
-    """Read from a STATE, of whatever tap, what it claims of *streams*."""
+def claims_of(state: object, streams: Iterable[str], *, ended: Container[str]) -> Iterator[Claim]:
+    """Yield what a STATE, of whatever tap, claims of *streams*, of which some *ended* well."""
     for stream in streams:
         found = _within(_within(_within(state, "bookmarks"), stream), KEY)
         signature, after = (_within(found, name) for name in ("signature", "after"))
         if isinstance(signature, str):
             yield Claim(
-                stream, signature, after if isinstance(after, str) else None, whole=_within(found, "all") is True
+                stream,
+                signature,
+                after if isinstance(after, str) else None,
+                whole=_within(found, "all") is True and stream in ended,
+                ended=stream in ended,
             )
         else:
             yield Claim(stream)
@@ -67,7 +73,7 @@ def take_at_its_word(ledger: Ledger, claim: Claim) -> None:
     taken = _taken(ledger, claim.stream)
     newest = taken[-1] if taken else None
     unchanged = claim.after is not None and claim.after == claim.signature
-    if claim.after is not None and claim.after not in (_of_one_content(taken) if unchanged else taken):
+    if claim.after is not None and claim.after not in (_of_one_content(taken) if unchanged and claim.ended else taken):
         msg = (
             f"the state of stream {claim.stream!r} says that an export was handed on which this ledger has not taken "
             f"in: {ledger.path} is another ledger, a new one, or an older copy. Nothing was sent. Run once with "

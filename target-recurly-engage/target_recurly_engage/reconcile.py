@@ -102,7 +102,7 @@ def _mark_in_flight(ledger: Ledger, config: Mapping[str, Any], clock: datetime) 
     """Make the table of readers who wait for a file; empty where nobody has to."""
     overlap = overlap_of(config)
     overlap.mark(ledger, clock)
-    if overlap.again or config["delivery"] not in {"auto", "ingest"}:
+    if overlap.again or config["delivery"] == "file":
         ledger.connection.execute("DELETE FROM in_flight")
 
 

@@ -27,6 +27,7 @@ from target_recurly_engage.delivery.ingest import Requests
 from target_recurly_engage.desired import forget_desired
 from target_recurly_engage.destinations import destination_of, select
 from target_recurly_engage.eligibility import unknown_promotions
+from target_recurly_engage.ended import INCOMPLETE, streams_before
 from target_recurly_engage.erase import close_erasures, forget_cleared, reopen_overtaken
 from target_recurly_engage.handed_codes import unusable_codes
 from target_recurly_engage.handover import Handover
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from target_recurly_engage.claims import Claim
+    from target_recurly_engage.ended import Ends
     from target_recurly_engage.intake import Intake
     from target_recurly_engage.measures import Measure
     from target_recurly_engage.plan import Plan
@@ -58,21 +60,25 @@ class Run:
     Args:
         config: the target's settings.
         logger: the target's logger.
+        idle: nothing came that could be delivered; the run only records that.
 
     Attributes:
         delivering: traits are on their way, so this must not be broken off any more.
         claims: what the tap's state says of the streams that came.
         summary: what becomes of it.
         sources: collect what comes.
+        ended: the streams that came and ended well.
 
     Raises:
         StorageFailed: the ledger cannot be used.
         AccessRefused, ConfigRefused, Outage: nothing could be delivered.
     """
 
-    def __init__(self, config: Mapping[str, Any], logger: logging.Logger) -> None:
+    def __init__(self, config: Mapping[str, Any], logger: logging.Logger, *, idle: bool = False) -> None:
         """Open the ledger, settle what a crash left, and be ready for rows."""
         self.delivering = False
+        self.ended: set[str] = set()
+        self._idle = idle
         self.claims: list[Claim] = []
         self._logger = logger
         self._runs = Path(config["runs_path"])
@@ -113,6 +119,8 @@ class Run:
             RunStopped: it could not.
         """
         self._ledger.start_run(self.summary.run_id, self.summary.started_at)
+        if self._idle:
+            return
         try:
             if not self._dry:
                 self._delivery.check()
@@ -131,6 +139,15 @@ class Run:
         traits = self._contract.stream(stream).traits
         self._contract = self._contract.with_kinds({one.name: kinds[one.key] for one in traits if one.key in kinds})
         return self.sources.users(self._contract.stream(stream))
+
+    def note_ends(self, ends: Ends, streams: list[str]) -> None:
+        """Record how the tap left the streams that came; to be called at the end of the pipe."""
+        before = streams_before(self._ledger)
+        self.summary.streams = ends.kept(streams, before)
+        self.ended = {stream for stream, kept in self.summary.streams.items() if kept["ended"]}
+        self.summary.incomplete = list(ends.problems(streams, before))
+        for problem in self.summary.incomplete:
+            self._logger.warning("incomplete: %s", problem)
 
     # Delivering
 
@@ -163,7 +180,10 @@ class Run:
             self._tell(delivered)
         elif delivered:
             self.summary.files.append(delivered)
-        if not isinstance(delivered, Requests) or not delivered.waiting + delivered.held:
+            if delivered.held:
+                self.summary.requests = Requests(location=delivered.location, users=0, held=delivered.held)
+        requests = self.summary.requests
+        if not requests or not requests.waiting + requests.held:
             self._ledger.close_accepted()
         self._write_offers()
 
@@ -342,7 +362,7 @@ class Run:
             return
         self._gave_back = True
         try:
-            self._ledger.give_back(passing=failing or self._dry)
+            self._ledger.give_back(passing=failing or self._dry or self._idle)
         except RunStopped as stop:
             if failing:
                 self._logger.error("%s", stop)  # noqa: TRY400 - the message is for the person
@@ -367,7 +387,8 @@ class Run:
         """
         if self.summary.finished_at is not None:
             return
-        self.summary.status, self.summary.message = status, message
+        self.summary.status = status
+        self.summary.message = message or (" ".join(self.summary.incomplete) if status == INCOMPLETE else None)
         self.summary.finished_at = datetime.now(tz=UTC)
         try:
             with storage_errors("noting the end of the run"), closing(self._ledger):

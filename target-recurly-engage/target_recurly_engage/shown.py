@@ -58,7 +58,7 @@ def _rejected(ledger: Ledger) -> int:
 
 def _in_flight(ledger: Ledger, config: Mapping[str, Any]) -> int:
     overlap = overlap_of(config)
-    if overlap.again or config["delivery"] not in {AUTO, INGEST}:
+    if overlap.again or config["delivery"] == "file":
         return 0
     overlap.mark(ledger, datetime.now(tz=UTC))
     return ledger.count("SELECT count(*) FROM plan SEMI JOIN in_flight USING (user_id)")

@@ -27,8 +27,11 @@ class Summary:
     Attributes:
         run_id: names the run in the ledger and the file.
         started_at: when it began.
-        status: ``running``, then ``finished``, ``stopped`` (the message says why) or ``failed``.
-        message: why the run stopped.
+        status: ``running``, then ``finished``, ``incomplete`` (the tap did not end well), ``stopped`` or ``failed``;
+            the message says why.
+        message: why the run stopped, or is incomplete.
+        streams: of each stream that came, whether it ended well, and whether the tap marked that.
+        incomplete: what did not end well at the tap, in sentences.
         rows: rows that came.
         rejected: of these, rows that name no subscription or no reader.
         merge: what they did to the subscriptions.
@@ -54,6 +57,8 @@ class Summary:
     started_at: datetime
     status: str = "running"
     message: str | None = None
+    streams: dict[str, dict[str, bool]] = field(default_factory=dict)
+    incomplete: list[str] = field(default_factory=list)
     rows: int = 0
     rejected: int = 0
     merge: Merge | None = None
@@ -84,6 +89,8 @@ class Summary:
             "run_id": self.run_id,
             "status": self.status,
             "message": self.message,
+            "incomplete": self.incomplete,
+            "streams": self.streams,
             "started_at": self.started_at.isoformat(),
             "as_of": self.as_of,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,

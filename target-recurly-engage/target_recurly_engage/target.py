@@ -27,6 +27,7 @@ from singer_sdk.singerlib.json import deserialize_json, serialize_json
 from typing_extensions import override
 
 from target_recurly_engage.claims import claims_of
+from target_recurly_engage.ended import INCOMPLETE, Ends
 from target_recurly_engage.run import Run
 from target_recurly_engage.settings import SETTINGS, check
 from target_recurly_engage.sinks import SINKS, LeftAloneSink, TakenInSink
@@ -80,6 +81,7 @@ class TargetRecurlyEngage(Target):
         self._run: Run | None = None
         self._signal: int | None = None
         self._left_alone: set[str] = set()
+        self._ends = Ends()
         super().__init__(**kwargs)
         check(self.config)
 
@@ -171,9 +173,20 @@ class TargetRecurlyEngage(Target):
         return LeftAloneSink
 
     @override
+    def _process_schema_message(self, message_dict: dict[str, Any]) -> None:
+        self._ends.begun(str(message_dict.get("stream")))
+        super()._process_schema_message(message_dict)
+
+    @override
+    def _process_state_message(self, message_dict: dict[str, Any]) -> None:
+        super()._process_state_message(message_dict)
+        self._ends.state(message_dict["value"])
+
+    @override
     def _process_record_message(self, message_dict: dict[str, Any]) -> None:
         """Hand a RECORD on as the line it came in, unless a stream map wants to see it."""
         stream = self._announced(message_dict)
+        self._ends.begun(stream)
         sink = self._sinks_active.get(stream)
         line: str | None = self.message_reader._current_message  # noqa: SLF001
         if isinstance(sink, LeftAloneSink):
@@ -197,6 +210,7 @@ class TargetRecurlyEngage(Target):
     def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
         """As the SDK's, but a stream map is heard: then the rows go its way one by one."""
         stream = self._announced(message_dict)
+        self._ends.begun(stream)
         maps = self.mapper.stream_maps[stream]
         found = [self.get_sink(stream_map.stream_alias) for stream_map in maps]
         sinks = [sink for sink in found if isinstance(sink, TakenInSink)]
@@ -213,7 +227,9 @@ class TargetRecurlyEngage(Target):
     @override
     def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
         """As the SDK's, without its words about metadata columns, which mean nothing here."""
-        for stream_map in self.mapper.stream_maps[self._announced(message_dict)]:
+        stream = self._announced(message_dict)
+        self._ends.version(stream)
+        for stream_map in self.mapper.stream_maps[stream]:
             sink = self.get_sink(stream_map.stream_alias)
             if sink.process_activate_version_messages:
                 sink.activate_version(message_dict["version"])
@@ -229,18 +245,23 @@ class TargetRecurlyEngage(Target):
         """Deliver, and only then let STATE out."""
         if self._left_alone:
             self.logger.warning("left alone, for no role is set for them: %s", ", ".join(sorted(self._left_alone)))
-        if self._run is None:
-            self.logger.warning("no stream of subscriptions came; nothing to do")
+        if self._run is None and (self._left_alone or self.config["dry_run"]):
+            self.logger.warning("no stream that the setting `streams` knows came; nothing to do")
             super().process_endofpipe()
             return
-        self._run.claims = list(claims_of(self._latest_state, self._taken_in()))
-        self._run.finish()
+        came = self._taken_in()
+        if self._run is None:
+            self._run = Run(self.config, self.logger, idle=True)
+        self._run.note_ends(self._ends, came)
+        if came:
+            self._run.claims = list(claims_of(self._latest_state, came, ended=self._run.ended))
+            self._run.finish()
         if self.config["dry_run"]:
             self._run.end("dry run")
             self._run.give_back()
             return
         try:
-            self._run.end("finished")
+            self._run.end(INCOMPLETE if self._run.summary.incomplete else "finished")
         finally:
             self._run.give_back()  # STATE must not be ahead of the ledger that the next run has
             super().process_endofpipe()  # it was delivered, whether that could be noted or not

@@ -13,6 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from target_recurly_engage.delivery.doubt import IN_DOUBT
+from target_recurly_engage.ended import INCOMPLETE
 from target_recurly_engage.pulse import DISPLAYS, TYPES
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ OLD_HOURS: Final = 36
 _LONGEST_WORD: Final = 40
 _ADDRESS: Final = re.compile(r"[^\s\"'<>(),;:]+@[^\s\"'<>(),;:]+")
 _HIDDEN: Final = "…"
-_TONES: Final = {"finished": "good", "dry run": "plain"}
+_TONES: Final = {"finished": "good", "dry run": "plain", INCOMPLETE: "warn"}
 """By how a run ended; all other ends are bad ones."""
 
 Facts = dict[str, Any]
@@ -292,7 +293,7 @@ def _attention(shown: Mapping[str, Any]) -> Iterator[Facts]:
     brake = run["brake"] or {}
     if run["message"]:
         at = "brake" if any(check["wrong"] for check in brake.get("checks", [])) else "funnel"
-        yield {"tone": "bad", "text": run["message"], "at": at}
+        yield {"tone": "warn" if run["status"] == INCOMPLETE else "bad", "text": run["message"], "at": at}
     if warning := (run.get("destination") or {}).get("warning"):
         yield {"tone": "warn", "text": f"{warning[0].upper()}{warning[1:]}.", "at": "funnel"}
     if brake.get("let_through"):
@@ -311,6 +312,8 @@ _OF_SEGMENTS: Final = ("unseen_values", "unusable_codes")
 def _warnings(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the section and the words of each warning."""
     run, freshness, rejects = shown["run"], shown["freshness"], shown["rejects"]
+    if run["status"] != INCOMPLETE:  # then it is the run's message
+        yield from (("came", problem) for problem in run["incomplete"])
     if freshness and freshness["old"]:
         age = freshness["age"]
         yield "came", f"The newest change that Piano told of is {age} old. Is an old export being read?"
@@ -332,8 +335,10 @@ def _headline(shown: Mapping[str, Any]) -> str:
     total = (run["users"] or {}).get("total") or 0
     if run["status"] == "dry run":
         return f"A dry run: nothing was sent. {planned:,} of {total:,} readers would have been told something."
-    if run["status"] != "finished":
+    if run["status"] not in {"finished", INCOMPLETE}:
         return f"{told:,} user(s) were {done_words(run)} before it ended." if told else "Nothing was sent."
+    if run["users"] is None:
+        return "Nothing came from the tap, and nothing was sent."
     if not told:
         return f"Nothing was told: {f'{planned:,} reader(s) wait' if planned else 'no trait changed'}."
     entering = sum(one["entering"] for one in shown["segments"])

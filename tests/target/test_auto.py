@@ -167,6 +167,65 @@ def test_a_write_that_a_file_overtakes_is_found_out(server: Server, settings: di
         assert (held(server, "u1") or {})["promo_code"] == told(engage, "u1")["promo_code"]
 
 
+def test_a_user_is_in_one_unread_file_only(server: Server, settings: dict[str, Any], engage: Engage) -> None:
+    settings |= {"delivery": "s3"}
+    records = engage.subscriptions(10, promo_code="A")
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    records[0]["promo_code"] = "B"
+    records.append(engage.subscription(11))
+    assert answer(engage, "plan", **settings)["waiting"]["in_flight"] == 0, "nothing came yet"
+    run = engage.run(engage.snapshot(records), **settings)
+    assert (run.code, len(run.states)) == (0, 1)
+    assert "1 user(s) changed again while their last file counts as unread, until 2" in run.log
+    assert channels(engage) == [("s3", 10), ("s3", 1)]
+    assert engage.summaries[-1]["requests"]["held"] == 1
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert channels(engage) == [("s3", 10), ("s3", 1)], "only who waits is due, so there is no file"
+    records[0]["promo_code"] = "C"
+    hours_pass(engage, 3.1)
+    assert engage.run(engage.snapshot(records), **settings).code == 0
+    assert channels(engage) == [("s3", 10), ("s3", 1), ("s3", 1)]
+    wait_for_files(server)
+    assert (held(server, "u1") or {})["promo_code"] == "C"
+
+
+def test_or_both_files_are_sent_and_the_user_once_more_after_them(settings: dict[str, Any], engage: Engage) -> None:
+    settings |= {"delivery": "s3", "csv_overlap": "again"}
+    records = engage.subscriptions(10)
+    engage.run(engage.snapshot(records), **settings)
+    records[0]["promo_code"] = "B"
+    engage.run(engage.snapshot(records), **settings)
+    assert channels(engage) == [("s3", 10), ("s3", 1)]
+    hours_pass(engage, 3.1)
+    engage.run(engage.snapshot(records), **settings)
+    assert channels(engage) == [("s3", 10), ("s3", 1), ("s3", 1)]
+    engage.run(engage.snapshot(records), **settings)
+    assert len(channels(engage)) == 3
+
+
+def test_the_same_values_once_more_need_not_wait(settings: dict[str, Any], engage: Engage) -> None:
+    """Whichever of two files is read last, it says the same."""
+    settings |= {"delivery": "s3"}
+    engage.run(engage.snapshot(engage.subscriptions(3)), **settings)
+    with duckdb.connect(str(engage.ledger)) as connection:
+        connection.execute("INSERT INTO overtaken SELECT 'u2', now()")
+    engage.run(engage.snapshot(engage.subscriptions(3)), **settings)
+    assert channels(engage) == [("s3", 3), ("s3", 1)]
+    assert engage.query("SELECT count(*) FROM overtaken") == [(0,)]
+
+
+def test_two_unread_files_with_one_user_are_found_out(settings: dict[str, Any], engage: Engage) -> None:
+    """The broken double: nobody waits, so a bucket that is read in another order leaves the older value."""
+    double = "from target_recurly_engage.delivery.overlap import Overlap\nOverlap.hold_back = lambda *a: (0, None)\n"
+    settings |= {"delivery": "s3"}
+    records = engage.subscriptions(3, promo_code="A")
+    for code in ("A", "B"):
+        records[0]["promo_code"] = code
+        engage.run(engage.snapshot(records), script=double, **settings)
+    with pytest.raises(AssertionError):
+        assert channels(engage) == [("s3", 3)]
+
+
 def test_who_was_rejected_and_dropped_is_tried_when_something_changes(
     server: Server, settings: dict[str, Any], engage: Engage
 ) -> None:

@@ -55,7 +55,7 @@ CELL = TEXT | st.sampled_from([
 
 
 class History:
-    """A ledger, and what a dictionary says that Engage must have been told."""
+    """A ledger, and what a dictionary says that Engage must have been told; *held* has all traits that were sent."""
 
     def __init__(self, folder: Path, traits: str = "all") -> None:
         """Begin."""
@@ -70,6 +70,7 @@ class History:
         }
         self.piano: dict[str, dict[str, str]] = {}
         self.engage: dict[str, dict[str, str]] = {}
+        self.held: dict[str, dict[str, str]] = {}
 
     def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> Plan:
         """Bring rows, run, and read what was sent with Python's csv."""
@@ -89,6 +90,7 @@ class History:
             with Path(file.location).open(newline="", encoding="utf-8") as opened:
                 for row in csv.DictReader(opened, strict=True):
                     self.engage[row["user_id"]] = {name: row[name] for name in NAMES}
+                    self.held[row["user_id"]] = row
         assert run.summary.plan
         return run.summary.plan
 

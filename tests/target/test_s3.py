@@ -40,7 +40,7 @@ def server() -> Iterator[Server]:
 def settings(server: Server) -> dict[str, Any]:
     lines = server.environment()
     found = {name: lines[f"{LINE}{name.upper()}"] for name in NAMES}
-    return {"delivery": "s3", **found, "request_timeout": 10, "retry_attempts": 2}
+    return {"delivery": "s3", **found, "request_timeout": 10, "retry_attempts": 2, "csv_ingest_hours": 0}
 
 
 def client(settings: dict[str, Any]) -> Any:  # noqa: ANN401 - boto3 has no types

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import duckdb
+from piano_engage_common.duck import connect
 
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of
 from target_recurly_engage.ledger import in_use
@@ -70,9 +71,10 @@ def _problems(config: Mapping[str, Any], status: Status | None, now: datetime) -
     if status.exit_code >= SIGNALLED:
         yield WARNING, f"the last run ended with {status.exit_code}: {status.message}"
     for kind, end in status.failing.items():
-        level = WARNING if end["exit_code"] == OUTAGE else CRITICAL
+        level = WARNING if end["exit_code"] in {0, OUTAGE} else CRITICAL
         of_kind = f" of {kind.replace(KIND, ', ')}" if kind else ""
-        yield level, f"the last run{of_kind} ended with {end['exit_code']}: {end['message']}"
+        how = f"ended with {end['exit_code']}" if end["exit_code"] else "is incomplete"
+        yield level, f"the last run{of_kind} {how}: {end['message']}"
     if hours and age is not None and age > hours:
         yield CRITICAL, f"the newest change that Piano told of is {age:.1f} hours old; freshness_hours is {hours:g}"
     if hours and silent is not None and silent > hours:
@@ -96,7 +98,7 @@ def _ledger_state(config: Mapping[str, Any]) -> str:
     if not os.access(place, os.R_OK):
         return "not ours"
     try:
-        duckdb.connect(place, read_only=True).close()
+        connect(Path(place), read_only=True).close()
     except duckdb.Error as e:
         return "in use" if in_use(e) else "unreadable"
     return "free"
@@ -111,6 +113,7 @@ def _answer(config: Mapping[str, Any], status: Status | None, now: datetime) -> 
             "run_id": known.run_id,
             "status": known.run_status,
             "exit_code": known.exit_code if status else None,
+            "incomplete": known.incomplete if status else None,
             "message": known.message,
             "finished_at": known.finished_at,
             "succeeded_at": known.succeeded_at,

@@ -56,7 +56,8 @@ def delivery_of(
         return FileDelivery(ledger, contract, folder, logger=logger, progress=progress)
     if channel == IngestDelivery.channel:
         return _ingest(config, ledger, contract, logger=logger, progress=progress)
-    s3 = S3Delivery(ledger, contract, bucket_of(config), logger=logger, progress=progress)
+    overlap = overlap_of(config)
+    s3 = S3Delivery(ledger, contract, bucket_of(config), overlap=overlap, logger=logger, progress=progress)
     if channel == S3Delivery.channel:
         return s3
     return AutoDelivery(
@@ -64,7 +65,7 @@ def delivery_of(
         _ingest(config, ledger, contract, logger=logger, progress=progress),
         s3,
         max_users=int(config["ingest_max_users"]),
-        overlap=overlap_of(config),
+        overlap=overlap,
         logger=logger,
     )
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from piano_engage_common.progress import Progress
 
     from target_recurly_engage.contract import Contract
+    from target_recurly_engage.delivery.ingest import Requests
     from target_recurly_engage.ledger import Ledger
 
 _CSV = "FORMAT csv, HEADER true, DELIMITER ',', QUOTE '\"', ESCAPE '\"', NULLSTR ''"
@@ -49,12 +50,14 @@ class Delivered:
         users: rows in it.
         bytes: its size.
         sha256: its checksum, in hexadecimal.
+        held: users who are not in it, for they changed again while another file with them counts as unread.
     """
 
     location: str
     users: int
     bytes: int
     sha256: str
+    held: int = 0
 
 
 class CsvDelivery(ABC):
@@ -140,7 +143,11 @@ class CsvDelivery(ABC):
                 settle_unknown(self._ledger, self._logger, delivery_id, unread=appeared is None)
         settle_open(self._ledger, self._logger)  # of another channel, before the setting was changed
 
-    def deliver(self, run_id: str, delivery_id: str) -> Delivered | None:
+    def deliver(self, run_id: str, delivery_id: str) -> Delivered | Requests | None:
+        """Send the table ``plan`` as :meth:`_send` does."""
+        return self._send(run_id, delivery_id)
+
+    def _send(self, run_id: str, delivery_id: str) -> Delivered | None:
         """Send the table ``plan`` as a file and acknowledge it; an empty plan sends none.
 
         Args:

@@ -1,7 +1,7 @@
-"""A file that Engage may not have read yet: what is told in between by another way would be overtaken by it.
+"""A file that Engage may not have read yet: what is sent in between could be overtaken by it.
 
 Engage reads its folder within hours (fact sheet of Engage, section 2: three), and documents no order between a file and
-writes by the API. So for some hours the readers in a file are in flight.
+writes by the API, nor between two files. So for some hours the users in a file are in flight.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
+
+from piano_engage_common.duck import name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,32 @@ class Overlap:
             [timedelta(hours=self.hours), S3, now - timedelta(hours=self.hours)],
         )
         return ledger.count("SELECT count(*) FROM in_flight")
+
+    def hold_back(self, ledger: Ledger, now: datetime) -> tuple[int, str | None]:
+        """Take out of the table ``plan``, for a file, the users who must wait for another file; within a transaction.
+
+        Of two unread files nobody knows which is read last. So a user is in one of them only, or has the same values in
+        both, as after `recurly-engage resend`. What was in a file that is in doubt is not known.
+
+        Returns:
+            The number of users who wait, and until when the last of them does.
+        """
+        if not self.mark(ledger, now) or self.again:
+            return 0, None
+        execute = ledger.connection.execute
+        columns = [column for column in ledger.columns("plan") if column not in {"delivery_id", "fingerprint"}]
+        same = " AND ".join(f"plan.{one} IS NOT DISTINCT FROM delivered.{one}" for one in map(name, columns))
+        execute(f"""
+            CREATE OR REPLACE TEMP TABLE waiting AS SELECT user_id, in_flight.until FROM plan
+            JOIN in_flight USING (user_id) JOIN delivered USING (user_id)
+            LEFT JOIN deliveries ON deliveries.delivery_id = delivered.delivery_id
+            WHERE deliveries.status = 'in doubt' OR NOT ({same})
+        """)
+        ((users, until),) = execute("SELECT count(*), max(until)::VARCHAR FROM waiting").fetchall()
+        execute("DELETE FROM plan WHERE user_id IN (SELECT user_id FROM waiting)")
+        for table in ("waiting", "in_flight"):  # whoever is sent now needs not be sent again
+            execute(f"DROP TABLE {table}")
+        return int(users), until
 
 
 def overlap_of(config: Mapping[str, Any]) -> Overlap:

@@ -7,13 +7,16 @@ a later run knows what a run that broke off delivered.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from piano_engage_common.stops import ConfigRefused
+from piano_engage_common.stops import ConfigRefused, Outage
 from typing_extensions import override
 
 from target_recurly_engage.bucket import Bucket, BucketClient, Words
 from target_recurly_engage.delivery.csvs import CsvDelivery
+from target_recurly_engage.delivery.ingest import Requests
 
 if TYPE_CHECKING:
     import logging
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from piano_engage_common.progress import Progress
 
     from target_recurly_engage.contract import Contract
+    from target_recurly_engage.delivery.csvs import Delivered
+    from target_recurly_engage.delivery.overlap import Overlap
     from target_recurly_engage.ledger import Ledger
 
 WORDS: Final = Words(
@@ -69,6 +74,7 @@ class S3Delivery(CsvDelivery):
         ledger: notes and acknowledges what is sent.
         contract: what is sent.
         bucket: where to.
+        overlap: what becomes of users whose last file may not have been read.
         logger: for a line about each file.
         progress: told how far it is.
     """
@@ -76,10 +82,18 @@ class S3Delivery(CsvDelivery):
     channel: ClassVar[str] = "s3"
 
     def __init__(
-        self, ledger: Ledger, contract: Contract, bucket: Bucket, *, logger: logging.Logger, progress: Progress
+        self,
+        ledger: Ledger,
+        contract: Contract,
+        bucket: Bucket,
+        *,
+        overlap: Overlap,
+        logger: logging.Logger,
+        progress: Progress,
     ) -> None:
         """Remember where to send; nothing is asked for yet."""
         super().__init__(ledger, contract, logger=logger, progress=progress)
+        self._overlap = overlap
         self._bucket = bucket
         self._store = BucketClient(bucket, WORDS, logger)
 
@@ -106,8 +120,15 @@ class S3Delivery(CsvDelivery):
         key = f"{self._prefix}permission-test.csv"
         place = {"Bucket": self._bucket.name, "Key": key}
         with self._store.told("CreateMultipartUpload", f"s3://{self._bucket.name}/{key}"):
-            upload = self._store.client.create_multipart_upload(**place)
-        self._give_up(upload["UploadId"], **place)
+            upload_id = self._store.client.create_multipart_upload(**place).get("UploadId")
+        if not upload_id:
+            msg = (
+                f"S3: CreateMultipartUpload s3://{self._bucket.name}/{key} was answered with something that is not "
+                "S3's answer, such as a page of HTML. Is there a proxy in the way? Check s3_endpoint_url. "
+                f"{WORDS.afterwards}"
+            )
+            raise Outage(msg)
+        self._give_up(upload_id, **place)
 
     def _give_up(self, upload_id: str, **place: str) -> None:
         from botocore.exceptions import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as boto3
@@ -151,6 +172,20 @@ class S3Delivery(CsvDelivery):
                 self._give_up(upload["UploadId"], Bucket=bucket, Key=key)
 
     # Sending
+
+    @override
+    def deliver(self, run_id: str, delivery_id: str) -> Delivered | Requests | None:
+        with self._ledger.transaction():
+            held, until = self._overlap.hold_back(self._ledger, datetime.now(tz=UTC))
+        delivered = self._send(run_id, delivery_id)
+        if not held:
+            return delivered
+        self._logger.warning(
+            "%d user(s) changed again while their last file counts as unread, until %s (csv_ingest_hours); a run after "
+            "that sends them",
+            held, until,
+        )  # fmt: skip
+        return replace(delivered, held=held) if delivered else Requests(location="", users=0, held=held)
 
     @override
     def _publish(self, part: Path, location: str, size: int, sha256: str) -> None:

@@ -47,8 +47,8 @@ DELIVERY: Final = (
         allowed_values=["wait", "again"],
         title="CSV overlap",
         description=(
-            "What becomes of a change of a reader whose file counts as unread, which would overtake the Ingest API: it "
-            "waits for a run after that, or is sent at once and after that `again`."
+            "What becomes of a change of a user whose last file counts as unread, and could overtake it: it waits for "
+            "a run after that, or is sent immediately and after that `again`."
         ),
     ),
     th.Property(

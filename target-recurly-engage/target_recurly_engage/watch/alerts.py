@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.stops import ConfigRefused
 
+from target_recurly_engage.ended import INCOMPLETE
 from target_recurly_engage.watch.status import KIND
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _states(status: Status, now: datetime, *, hours: float, run_ended: bool) -> 
 def _of_run(kind: str, end: Mapping[str, Any]) -> tuple[str, str]:
     run, code = f"run {end['run_id']}" if end["run_id"] else "a run", end["exit_code"]
     of_kind = f" of {kind.replace(KIND, ', ')}" if kind else ""
+    if end.get("incomplete"):
+        return INCOMPLETE, f"{run}{of_kind} ended with 0, but is incomplete: {end['message']}"
     if code == 0:
         return WELL, f"well again: {run}{of_kind} ended with 0."
     return str(code), f"{run}{of_kind} ended with {code} ({_CODES.get(code, 'see docs/delivery.md')}): {end['message']}"

@@ -25,7 +25,7 @@ PREFIX: Final = "recurly_engage_"
 JOB: Final = "recurly_engage"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The push gateway's own form, of which gauges in OpenMetrics are a part."""
-STATUSES: Final = ("finished", "stopped", "interrupted", "failed")
+STATUSES: Final = ("finished", "incomplete", "stopped", "interrupted", "failed")
 READERS: Final = ("new", "changed", "cleared", "again", "unchanged")
 REQUESTS: Final = ("acknowledged", "rejected", "held", "waiting")
 
@@ -58,15 +58,17 @@ def _by(name: str, help_: str, label: str, values: Mapping[str, float | None]) -
 
 def _of_run(status: Status) -> Iterator[Metric]:
     yield _one("run_exit_code", "Exit code of the last run; docs/delivery.md says what each means.", status.exit_code)
-    yield _one("run_success", "Whether the last run ended with 0.", float(status.exit_code == 0))
+    well = float(status.exit_code == 0 and not status.incomplete)
+    yield _one("run_success", "Whether the last run ended with 0, and its tap well.", well)
+    yield _one("run_incomplete", "Whether the tap of the last run did not end well.", float(status.incomplete))
     codes = {kind: float(end["exit_code"]) for kind, end in status.ends.items()}
     yield _by("kind_exit_code", "Exit code of the last run of each kind, by the streams it brought.", "streams", codes)
-    yield _one("failing_kinds", "Kinds of runs of which the last one did not end with 0.", len(status.failing))
+    yield _one("failing_kinds", "Kinds of runs of which the last one did not end well.", len(status.failing))
     states = {one: float(one == status.run_status) for one in STATUSES}
     yield _by("run_status", "How the last run ended.", "status", states)
     yield _one("run_start_timestamp_seconds", "When the last run began.", _seconds(status.started_at))
     yield _one("run_end_timestamp_seconds", "When the last run ended.", _seconds(status.finished_at))
-    yield _one("last_success_timestamp_seconds", "When a run last ended with 0.", _seconds(status.succeeded_at))
+    yield _one("last_success_timestamp_seconds", "When a run last ended well.", _seconds(status.succeeded_at))
 
 
 def _of_summary(told: Mapping[str, Any]) -> Iterator[Metric]:

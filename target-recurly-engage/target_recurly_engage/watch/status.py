@@ -46,15 +46,17 @@ class Status:
         run_id: the last run, where it came as far as having a name.
         run_status: as in the ledger's table ``runs``.
         exit_code: how that run ended.
+        incomplete: it ended with 0, but the tap did not end well.
         message: why, where it did not go well.
         started_at: when it began, in ISO 8601.
         finished_at: when it ended.
-        succeeded_at: when a run last ended with 0.
+        succeeded_at: when a run last ended with 0, and complete.
         watched_since: when somebody first looked, where no run had ended yet.
         now: the moment by which the age of data is judged, where a setting says so (`as_of`).
         summary: counts of that run, by the names of its summary.
         ledger: counts of the ledger after the last run that had it.
-        ends: how the last run of each kind ended: its exit code and message. The kind is the streams that came.
+        ends: how the last run of each kind ended: its exit code, message, and whether it was incomplete. The kind is
+            the streams that came.
         told: what the receiver of alerts was told last, by condition.
     """
 
@@ -62,6 +64,7 @@ class Status:
     run_id: str | None = None
     run_status: str | None = None
     exit_code: int = 0
+    incomplete: bool = False
     message: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
@@ -107,23 +110,26 @@ class Status:
         ended = now.isoformat()
         told = summary.as_dict() if summary else {}
         self.run_id, self.run_status = told.get("run_id"), told.get("status") or "stopped"
-        self.exit_code, self.message = code, message
+        self.incomplete = code == 0 and bool(told.get("incomplete"))
+        self.exit_code, self.message = code, message or (masked(told["message"]) if self.incomplete else None)
         self.started_at, self.finished_at = told.get("started_at") or ended, told.get("finished_at") or ended
         self.now, self.summary = told.get("as_of"), counts_of(told)
         self.ledger = told.get("ledger") or self.ledger
         came = set(streams)
         if code < SIGNALLED:
-            self.ends[KIND.join(sorted(came))] = {"run_id": self.run_id, "exit_code": code, "message": message}
-        if code == 0:
+            self.ends[KIND.join(sorted(came))] = {
+                "run_id": self.run_id, "exit_code": code, "message": self.message, "incomplete": self.incomplete,
+            }  # fmt: skip
+        if code == 0 and not self.incomplete:
             self.succeeded_at = self.finished_at
             for kind, end in self.ends.items():
                 if set(filter(None, kind.split(KIND))) <= came:
-                    end |= {"run_id": self.run_id, "exit_code": 0, "message": None}
+                    end |= {"run_id": self.run_id, "exit_code": 0, "message": None, "incomplete": False}
 
     @property
     def failing(self) -> dict[str, dict[str, Any]]:
         """The kinds of runs of which the last one did not go well."""
-        return {kind: end for kind, end in self.ends.items() if end["exit_code"]}
+        return {kind: end for kind, end in self.ends.items() if end["exit_code"] or end.get("incomplete")}
 
     def age_hours(self, now: datetime) -> float | None:
         """Say how old the newest change is that Piano told of."""

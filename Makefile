@@ -21,7 +21,7 @@ CONSTRAINTS := $(PLUGINS:%=plugins/requirements/%.txt) $(UTILITIES:%=plugins/req
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage lint types browser postgres docs constraints check-constraints setup shared benchmark kill-test \
-  fault-test reuse-test actions-test airflow-test airflow-constraints app clean
+  engine-test fault-test reuse-test actions-test airflow-test airflow-constraints app clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,11 +60,14 @@ benchmark: .venv/.dev setup ## Measure speed and memory (takes minutes); the fig
 fault-test: .venv/.dev setup ## The tests at random moments and in random orders, ten times as many (takes half an hour)
 	@FAULT_ROUNDS=10 $(BIN)/python -m pytest -n auto --dist loadgroup --timeout=3000 \
 	  tests/target/test_auto.py tests/target/test_brake_values.py tests/target/test_clock.py tests/target/test_crash.py \
-	  tests/target/test_ingest.py \
-	  tests/target/test_ledger.py tests/target/test_model.py tests/target/test_plan.py tests/target/test_shared_lease.py \
-	  tests/target/test_shared_storm.py tests/project/test_app.py tests/project/test_bad_moments.py \
+	  tests/target/test_ingest.py tests/target/test_ledger.py tests/target/test_many_days.py tests/target/test_model.py \
+	  tests/target/test_plan.py tests/target/test_shared_lease.py tests/target/test_shared_storm.py \
+	  tests/project/test_app.py tests/project/test_bad_moments.py \
 	  tests/project/test_database.py tests/project/test_drill.py tests/project/test_two_folders.py \
 	  tests/tap/test_api_interrupted.py tests/tap/test_damaged_exports.py tests/e2e $(ARGS)
+
+engine-test: .venv/.dev ## The target's tests with the lowest and the newest DuckDB that may be used; ENGINES= names others
+	@$(BIN)/python scripts/engines.py --uv $(UV) $(if $(ENGINES),--versions $(ENGINES)) $(ARGS)
 
 reuse-test: .venv/.dev ## Other projects: the built packages in an empty one, the tap with a target of others
 	@REUSE_TEST=1 $(BIN)/python -m pytest tests/project/test_reuse.py \

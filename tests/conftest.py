@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import duckdb
 import hypothesis
 import pytest
 
@@ -9,6 +12,14 @@ hypothesis.settings.register_profile("here", deadline=None)  # how long an examp
 hypothesis.settings.load_profile("here")
 
 pytest_plugins = ["piano_engage_sandbox.testing"]
+
+
+def pytest_configure() -> None:
+    """Refuse to run with another DuckDB than is asked for, as `make engine-test` does."""
+    wanted = os.environ.get("ENGINE_VERSION", duckdb.__version__)
+    if wanted != duckdb.__version__:
+        msg = f"ENGINE_VERSION is {wanted}, and {duckdb.__file__} is DuckDB {duckdb.__version__}"
+        raise pytest.UsageError(msg)
 
 
 @pytest.hookimpl(trylast=True)

@@ -23,7 +23,11 @@ MAX_THREADS = 4
 
 
 def connect(
-    database: Path | None = None, *, spill: Path | None = None, memory_limit: str = DEFAULT_MEMORY_LIMIT
+    database: Path | None = None,
+    *,
+    spill: Path | None = None,
+    memory_limit: str = DEFAULT_MEMORY_LIMIT,
+    read_only: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB database that never fetches extensions, works in UTC and spills into *spill*.
 
@@ -31,6 +35,7 @@ def connect(
         database: the file, made when it does not exist; None for a database in memory.
         spill: folder for what does not fit in memory, made when something is spilled; None to spill nothing.
         memory_limit: DuckDB's ``memory_limit``, such as ``"320MB"``.
+        read_only: nothing is written; others may read at the same time.
 
     Raises:
         ConfigRefused: the DuckDB that is installed must not be used.
@@ -40,6 +45,7 @@ def connect(
         raise ConfigRefused(complaint)
     connection = duckdb.connect(
         str(database) if database else ":memory:",
+        read_only=read_only,
         config={
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",

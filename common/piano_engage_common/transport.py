@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import re
 import threading
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 CHUNK_BYTES: Final = 1 << 16
 MAX_ANSWER_BYTES: Final = 1 << 28
+MAX_DIGITS: Final = 1000
 """No page of a list is nearly as long as this."""
 
 LONGEST_WAIT: Final = 60.0
@@ -334,8 +336,8 @@ def _answer(response: requests.Response, body: bytes, *, may_be_empty: bool) -> 
     if may_be_empty and not body.strip():
         return Answer(response.status_code, {})
     try:
-        content = json.loads(body)
-    except ValueError:
+        content = _content(body)
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return Answer(response.status_code, content)
@@ -344,6 +346,16 @@ def _answer(response: requests.Response, body: bytes, *, may_be_empty: bool) -> 
         msg = f"was answered with {kind}"
         raise TryAgain(msg)
     return Answer(response.status_code, None)
+
+
+def _content(body: bytes) -> Any:  # noqa: ANN401 - JSON
+    """Parse a body; a whole number of more digits than Python reads counts as infinity, and does not cost the rest."""
+    try:
+        return json.loads(body)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < MAX_DIGITS else math.inf)
 
 
 def _status_words(status: int) -> str:

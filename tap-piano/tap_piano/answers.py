@@ -105,14 +105,14 @@ class Page:
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """The items of a list.
+        """The items of a list; an empty object in place of a single one that is none.
 
         Raises:
             AnswerRefused: the data is no list of objects.
         """
         items = self.data or []
-        if isinstance(items, list) and all(isinstance(item, dict) for item in items):
-            return items
+        if isinstance(items, list) and (not items or any(isinstance(item, dict) for item in items)):
+            return [item if isinstance(item, dict) else {} for item in items]
         msg = "Piano answered something other than a list of objects where a list was asked for."
         raise AnswerRefused(msg)
 

@@ -77,6 +77,7 @@ class ApiStream(PianoStream):
         """Make the stream; nothing is asked for yet."""
         self._listings = listings
         self._client = listings.client
+        self._rejected = 0
         super().__init__(tap, schema_of(self.fields))
         self.primary_keys = [AID.name, self.id_property]
         self._allowed = self._allowed_names()
@@ -139,21 +140,46 @@ class ApiStream(PianoStream):
         return None if start is None else moment_of(str(start))
 
     def _reader(self) -> Reader:
-        return Reader(self.fields, self._wanted())
+        return Reader(self.fields, self._wanted(), self.id_property)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the records that shall leave, and move the state on behind them."""
         raise NotImplementedError
 
+    def _records(self, reader: Reader, items: Iterable[object], **given: Any) -> Chunk:  # noqa: ANN401 - JSON
+        """Build the records of *items* that can be used, as JSON."""
+        records = (reader.record(item, aid=self._client.aid, **given) for item in items)
+        return [encode(record) for record in records if record is not None]
+
     def _tell_misfits(self, reader: Reader) -> None:
         for name, times in reader.misfits.items():
             self.logger.warning(
-                "%s: %d value(s) of %s are not what Piano documents; left blank, and kept in %s where that is selected",
+                "%s: %d value(s) of %s are not what Piano documents%s; left blank, and kept in %s where selected",
                 self.name,
                 times,
                 name,
+                _listed(reader.bad.get(name, [])),
                 UNKNOWN_FIELDS,
             )
+        self._rejected += reader.rejected
+        if reader.rejected:
+            of = ", ".join(f"{name}{_listed(ids)}" for name, ids in reader.bad.items() if name not in reader.misfits)
+            self.logger.warning(
+                "%s: %d record(s) are rejected and left out, for a blank would say something else than Piano in %s",
+                self.name,
+                reader.rejected,
+                of or ", ".join(reader.bad),
+            )
+
+    @override
+    def _close_snapshot(self) -> None:
+        """Leave the snapshot open when records were rejected: what is absent has not vanished from Piano."""
+        if self._snapshot is not None and self._rejected:
+            self.logger.warning(
+                "%s: no ACTIVATE_VERSION is sent: with rejected records this is not the complete list", self.name
+            )
+            self._snapshot = None
+        super()._close_snapshot()
 
     @override
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
@@ -222,11 +248,16 @@ class ApiStream(PianoStream):
 
 
 def encode(content: object) -> bytes:
-    """Write JSON without blanks, in UTF-8; half a surrogate pair, which UTF-8 cannot hold, as an escape."""
-    try:
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        return json.dumps(content, separators=(",", ":")).encode()
+    """Write JSON without blanks, in UTF-8.
+
+    Raises:
+        ValueError: it holds what JSON or Unicode does not have.
+    """
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _listed(ids: list[str]) -> str:
+    return f" ({', '.join(ids)})" if ids else ""
 
 
 def iso_of(epoch: int | None) -> str:

@@ -165,6 +165,9 @@ class PianoClient:
     def pages(self, path: str, id_key: str, **params: Any) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401 - as in get
         """List all items, each of them once, a page at a time.
 
+        Items without an id come as often as the first reading meets them; it is for the caller to reject them. A list
+        that holds an id twice is complete when it was read twice and brought nothing new.
+
         The next page begins with the last item of the one before: another one there, or another `total`, tells that
         the list has moved meanwhile. Then it is read again for what slipped through.
 
@@ -182,13 +185,16 @@ class PianoClient:
             walk = _Walk()
             found = 0
             for page in self._walk(path, id_key, walk, params):
-                fresh = list({item.get(id_key): item for item in page if item.get(id_key) not in seen}.values())
-                seen.update(item.get(id_key) for item in fresh)
+                keyed = {key: item for item in page if (key := key_of(item, id_key)) is not None and key not in seen}
+                fresh = list(keyed.values())
+                seen.update(keyed)
                 found += len(fresh)
-                if fresh:
-                    yield fresh
-            complete = walk.total is None or len(seen) >= walk.total
-            if complete and (not walk.moved or (number and not found)):
+                odd = [] if number else [item for item in page if key_of(item, id_key) is None]
+                if fresh or odd:
+                    yield [*fresh, *odd]
+            complete = walk.total is None or len(seen) + walk.without_key >= walk.total
+            again = number and not found
+            if (complete or again) and (not walk.moved or (complete and again)):
                 return
             self._logger.info(
                 "%s moved while it was read (%d of %s items so far): reading it again", path, len(seen), walk.total
@@ -202,8 +208,9 @@ class PianoClient:
             page = self._page_at(path, offset, params)
             items = page.items
             walk.note_total(page.total)
-            if offset and (not items or items[0].get(id_key) != last):
+            if offset and (not items or key_of(items[0], id_key) != last):
                 walk.moved = True
+            walk.without_key += sum(key_of(item, id_key) is None for item in items[1 if offset else 0 :])
             yield items
             end = offset + len(items)
             fresh = len(items) - (1 if offset else 0)
@@ -215,7 +222,7 @@ class PianoClient:
             if fresh < 1:
                 walk.moved = True
                 return
-            offset, last = end - 1, items[-1].get(id_key)
+            offset, last = end - 1, key_of(items[-1], id_key)
 
     def _page_at(self, path: str, offset: int, params: dict[str, Any]) -> Page:
         try:
@@ -228,12 +235,19 @@ class PianoClient:
             return self.get(path, offset=offset, limit=SMALL_PAGE, **params)
 
 
+def key_of(item: dict[str, Any], id_key: str) -> str | int | None:
+    """Return what tells an item apart; None where it has nothing that could."""
+    value = item.get(id_key)
+    return value if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+
+
 @dataclass(slots=True)
 class _Walk:
-    """What one reading of a list showed: its total, and whether it moved meanwhile."""
+    """What one reading of a list showed: its total, whether it moved meanwhile, and how many items have no id."""
 
     total: int | None = None
     moved: bool = False
+    without_key: int = 0
 
     def note_total(self, total: int | None) -> None:
         """Compare with the total of the pages before."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from piano_engage_common.duck import connect
-from piano_engage_common.stops import ConfigRefused
+from piano_engage_common.stops import ConfigRefused, InputRefused
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
 from tap_piano.base import PianoStream, moment_of, temporary_folder
-from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY
+from tap_piano.columns import BY_NAME, KNOWN, REPLICATION_KEY, property_name
 from tap_piano.emit import OrderedRows, Slice, in_bookmark_order
 from tap_piano.export_size import KEY, end_of_a_repeated_file, last_size, measure
 from tap_piano.fields import NAMEABLE
@@ -90,6 +90,7 @@ class SubscriptionLogStream(PianoStream):
         self._size: ExportSize | None = None
         self._is_part = False
         self._send_all = False
+        self._first = True
 
     # Selection
 
@@ -284,8 +285,10 @@ class SubscriptionLogStream(PianoStream):
             InputRefused: a file, or too many of the rows, cannot be used.
             StorageFailed: the disk is full.
         """
+        self._first = self._before is None and self.stream_state.get("replication_key_value") is None
         self._write_starting_replication_value(None)
         self._begin_claim()
+        self._check_headers()
         self._selection.warn_of_missing(self.logger)
         connection = connect(spill=folder / "spill", memory_limit=self.config["memory_limit"])
         log = self._log(connection, folder)
@@ -307,6 +310,25 @@ class SubscriptionLogStream(PianoStream):
             rows.rows,
         )
         return rows
+
+    def _check_headers(self) -> None:
+        """Name headers that are nearly those of wanted columns; without history they stop the run.
+
+        With history whoever keeps it sees that a column is gone.
+
+        Raises:
+            InputRefused: the state knows of no run before.
+        """
+        if not (found := self._selection.mistyped()):
+            return
+        words = "; ".join(f"{header[:40]!r}: did you mean {meant!r}?" for header, meant in sorted(found.items()))
+        msg = f"subscription_log: the export has headers that are not known: {words} Correct them in the export."
+        if not self._first:
+            self.logger.warning("%s", msg)
+            return
+        without = ",".join(f"-{property_name(meant)}" for meant in sorted(found.values()))
+        msg += f" Nothing was sent. If it is not meant to have these columns, set columns: traits,{without}"
+        raise InputRefused(msg)
 
     def _log(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> SubscriptionLog:
         unpacked = folder / "unpacked"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from piano_engage_common.stops import ConfigRefused
 from singer_sdk.singerlib.catalog import Metadata
 
-from tap_piano.columns import BY_NAME, GROUPS, REPLICATION_KEY, REQUIRED, TRAITS, Column, column_of
+from tap_piano.columns import BY_NAME, GROUPS, REPLICATION_KEY, REQUIRED, TRAITS, Column, column_of, fingerprint
 
 if TYPE_CHECKING:
     import logging
@@ -66,8 +66,16 @@ class Selection:
         self._allowed = {*REQUIRED, REPLICATION_KEY}
         if with_aid:
             self._allowed.add("aid")
-        for word in filter(None, (word.strip() for word in words)):
-            self._allow(word)
+        stripped = [word.strip() for word in words]
+        for word in filter(None, stripped):
+            if not self._is_left_out(word):
+                self._allow(word)
+        self._allowed -= {column_of(word[1:]).name for word in stripped if self._is_left_out(word)} - {*REQUIRED}
+
+    @staticmethod
+    def _is_left_out(word: str) -> bool:
+        """Whether *word* names a known column that is not wanted."""
+        return word.startswith("-") and column_of(word[1:]).name in BY_NAME
 
     def _allow(self, word: str) -> None:
         if word == TRAITS_WORD:
@@ -114,6 +122,19 @@ class Selection:
             elif not allowed:
                 entry.inclusion = Metadata.InclusionType.AVAILABLE
                 entry.selected = False
+
+    def mistyped(self) -> dict[str, str]:
+        """Return headers that are nearly the name of a wanted column that their file lacks, with that name."""
+        found: dict[str, str] = {}
+        for header in self._headers:
+            wanted = {
+                fingerprint(BY_NAME[one].header): one for one in self._allowed & BY_NAME.keys() if one not in header
+            }
+            for column in header.columns:
+                if column.group == "unknown" and column.name not in self._named:
+                    near = difflib.get_close_matches(fingerprint(column.header), wanted, n=1, cutoff=0.85)
+                    found |= {column.header: BY_NAME[wanted[near[0]]].header} if near else {}
+        return found
 
     def warn_of_missing(self, logger: logging.Logger) -> None:
         """Say in one line which wanted columns no file has: they are left out, which is not the same as blank."""

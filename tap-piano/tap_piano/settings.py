@@ -59,8 +59,9 @@ SETTINGS: Final = th.PropertiesList(
         title="Columns",
         description=(
             "Which columns may leave: `traits` (the 30 that Engage names, and the modify time), `all`, or names "
-            "of columns, by commas or as a list; the two words may stand among them. Personal columns leave "
-            "only when `all` or their own name stands here; so do the personal properties of the other streams."
+            "of columns, by commas or as a list; the two words may stand among them, and `-name` "
+            "leaves one out. Personal columns leave only when `all` or their own name stands here; so do the personal "
+            "properties of the other streams."
         ),
     ),
     th.Property(

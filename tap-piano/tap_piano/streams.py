@@ -24,6 +24,8 @@ from tap_piano import fields
 from tap_piano.answers import NotFound
 from tap_piano.api_stream import ApiStream, encode, iso_of
 from tap_piano.base import moment_of
+from tap_piano.client import key_of
+from tap_piano.records import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -72,6 +74,8 @@ class Dimension(ApiStream):
         newest = ""
         for item, given in self.entries():
             record = reader.record(item, aid=self._client.aid, **given)
+            if record is None:
+                continue
             key, updated = str(record[self.id_property]), record[self.replication_key] or ""
             encoded = encode(record)
             seen[key] = blake2b(encoded, digest_size=DIGEST_BYTES).hexdigest()
@@ -127,7 +131,8 @@ class TermChangeOptions(Dimension):
     @override
     def entries(self) -> Iterator[tuple[Item, dict[str, Any]]]:
         for term, _ in super().entries():
-            for option in term.get("change_options") or ():
+            options = term.get("change_options") or ()
+            for option in options if isinstance(options, list | tuple) else (options,):
                 yield option, {"update_date": term.get("update_date")}
 
 
@@ -148,15 +153,15 @@ class Promotions(Dimension):
     def entries(self) -> Iterator[tuple[Item, dict[str, Any]]]:
         asks = "term_ids" in self._wanted()
         for promotion, _ in super().entries():
-            restricted = promotion.get("term_dependency_type") in RESTRICTED
-            yield promotion, {"term_ids": self._terms_of(promotion) if asks and restricted else None}
+            restricted = str(promotion.get("term_dependency_type")) in RESTRICTED
+            key = key_of(promotion, self.api_key)
+            yield promotion, {"term_ids": self._terms_of(str(key)) if asks and restricted and key else None}
 
-    def _terms_of(self, promotion: Item) -> list[str] | None:
+    def _terms_of(self, promotion_id: str) -> list[Any] | None:
         """List the terms a promotion is for; None when it was deleted meanwhile."""
-        promotion_id = str(promotion["promotion_id"])
         try:
             pages = self._client.pages("promotion/term/list", Terms.api_key, promotion_id=promotion_id)
-            return sorted(str(term[Terms.api_key]) for page in pages for term in page)
+            return sorted((term.get(Terms.api_key) for page in pages for term in page), key=str)
         except (NotFound, AccessRefused):
             if not is_gone(self._client, promotion_id):
                 raise
@@ -204,7 +209,7 @@ class PromoCodes(ApiStream):
             return
         now = self._client.clock or 0
         known: dict[str, dict[str, Any]] = self.stream_state.get("promotions", {}) if self._incremental else {}
-        marks = {str(promotion["promotion_id"]): self._mark(promotion) for promotion in promotions}
+        marks = {str(key): self._mark(one) for one in promotions if (key := key_of(one, Promotions.api_key))}
         known = {promotion_id: entry for promotion_id, entry in known.items() if promotion_id in marks}
         due = [one for one, mark in marks.items() if self._is_due(known.get(one), mark, now)]
         self.logger.info("promo_codes: %d of %d promotions moved or are due", len(due), len(marks))
@@ -230,16 +235,14 @@ class PromoCodes(ApiStream):
 
     def _sample(self, promotions: list[Item]) -> Iterator[Chunk]:
         reader = self._reader()
-        for promotion in promotions[:1]:
-            codes = self._client.some(
-                "promotion/code/list", self._most or 1, promotion_id=str(promotion["promotion_id"])
-            )
-            yield [encode(reader.record(code, aid=self._client.aid)) for code in codes]
+        for promotion_id in [key for one in promotions if (key := key_of(one, Promotions.api_key))][:1]:
+            codes = self._client.some("promotion/code/list", self._most or 1, promotion_id=str(promotion_id))
+            yield self._records(reader, codes)
 
     def _mark(self, promotion: Item) -> str:
         """Reduce a promotion to what moves with its codes, and what decides how their records look."""
         looks = [promotion.get(name) for name in ("uses", "uses_allowed", "update_date", "status", "deleted")]
-        return blake2b(encode([*looks, *sorted(self._wanted())]), digest_size=DIGEST_BYTES).hexdigest()
+        return blake2b(encode(readable([*looks, *sorted(self._wanted())])), digest_size=DIGEST_BYTES).hexdigest()
 
     def _is_due(self, before: dict[str, Any] | None, mark: str, now: int) -> bool:
         if before is None or before.get("mark") != mark:
@@ -268,11 +271,8 @@ class PromoCodes(ApiStream):
     def _list(self, promotion_id: str, reader: Reader) -> Chunk | None:
         """List one promotion's codes; None when it was deleted meanwhile."""
         try:
-            return [
-                encode(reader.record(code, aid=self._client.aid))
-                for page in self._client.pages("promotion/code/list", "promo_code_id", promotion_id=promotion_id)
-                for code in page
-            ]
+            pages = self._client.pages("promotion/code/list", "promo_code_id", promotion_id=promotion_id)
+            return self._records(reader, (code for page in pages for code in page))
         except (NotFound, AccessRefused):
             if not is_gone(self._client, promotion_id):
                 raise
@@ -304,8 +304,9 @@ class Subscriptions(ApiStream):
         sent = 0
         for page in self._pages(window):
             began = began or self._client.clock
-            yield [encode(reader.record(item, aid=self._client.aid, read_at=began)) for item in page]
-            sent += len(page)
+            chunk = self._records(reader, page, read_at=began)
+            yield chunk
+            sent += len(chunk)
         self._tell_misfits(reader)
         self.logger.info("subscriptions: %d to send, changed since %s", sent, since.isoformat() if since else "ever")
         if self._incremental and self._most is None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from piano_engage_common.stops import BrakeApplied
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from target_recurly_engage.merge import Merge
     from target_recurly_engage.plan import Plan
+
+MAX_UNUSABLE_FRACTION: Final = 0.05
+FEW: Final = 20
+"""Fewer unusable rows or values are single ones, whatever share of a small stream they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,24 @@ class Brake:
                 "column again, and select it in the tap"
             )
 
+    def check_first_columns(self, stream: str, missing: Iterable[str], words: str) -> None:
+        """Check for traits of which Engage was sent nothing yet and that came with no column."""
+        names = sorted(missing)
+        what = f"Columns missing in {stream}, on a first load"
+        self._note(what, ", ".join(names) or "none", "any that the settings do not leave out", wrong=bool(names))
+        if names:
+            self.findings.append(f"first load: of {stream}, {words}")
+
+    def check_first_values(self, stream: str, empty: Iterable[tuple[str, int, int, float]]) -> None:
+        """Check for columns of a first load that are nearly always filled and look empty."""
+        for column, count, rows, least in empty:
+            saw = f"{count:,} of {rows:,} rows"
+            self._note(f"Rows of {stream} with {column}, on a first load", saw, f"below {100 * least:g} %", wrong=True)
+            self.findings.append(
+                f"first load: only {saw} of {stream} have {column} (below {100 * least:g} %), which is nearly always "
+                "filled: is it another column, or an export that is broken?"
+            )
+
     def check_rows(self, stream: str, merge: Merge, *, complete: bool) -> None:
         """Look for a complete stream that is far smaller than the last, or whose ids are all others."""
         if not complete or not merge.before:
@@ -89,6 +111,21 @@ class Brake:
                 f"{stream}: all ids changed, none of the {merge.before:,} known rows is among the {merge.came:,} that "
                 "came: is it another application's export, or another column that counts as the id?"
             )
+
+    def check_usable(self, stream: str, rows: int, rejected: int, invalid: Mapping[str, int]) -> None:
+        """Check how many rows of a stream, or values of one of its properties, cannot be used.
+
+        A single one is no reason to stop a night; a share of them is another format, or another column.
+        """
+        counts = {"rows": rejected, **{f"values of {column}": count for column, count in invalid.items()}}
+        limit = f"{FEW} or more, and above {100 * MAX_UNUSABLE_FRACTION:g} % of {rows:,}"
+        for what, count in counts.items():
+            wrong = count >= FEW and count > MAX_UNUSABLE_FRACTION * rows
+            self._note(f"Unusable {what} of {stream}", f"{count:,}", limit, wrong=wrong)
+            if wrong:
+                self.findings.append(
+                    f"{count:,} {what} of {stream} cannot be used, of {rows:,} rows: has the format changed?"
+                )
 
     def check_plan(self, plan: Plan) -> None:
         """Check that few users lose all traits."""

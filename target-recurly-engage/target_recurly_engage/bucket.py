@@ -288,7 +288,9 @@ class BucketClient:
         if code in _MISPLACED or status in {301, 307, 404}:
             return ConfigRefused(f"{said}. Check {self._words.place} and {self._words.region} ({self.bucket.region}).")
         if code in _BUSY or status >= 500:  # noqa: PLR2004 - server errors
-            return Outage(f"{said}. {self._words.afterwards}")
+            unknown = code == "NotImplemented"
+            missing = "This server does not offer that call: check the setting of its address. " if unknown else ""
+            return Outage(f"{said}. {missing}{self._words.afterwards}")
         return AnswerRefused(f"{said}: nothing this program can mend.")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from piano_engage_common.duck import name
 
 from target_recurly_engage.merge import Merge, merged
+from target_recurly_engage.values import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
 
 _TEXT, _FLAG, _COUNT, _NUMBER, _MOMENT = "VARCHAR", "BOOLEAN", "BIGINT", "DECIMAL(18,4)", "TIMESTAMP WITH TIME ZONE"
-JSON: Final = "JSON"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from target_recurly_engage.ledger import Ledger
 
 KEY: Final = "handed_on"
+ENDED: Final = "ended"
 JOB: Final = "job:"
 
 
@@ -62,6 +63,11 @@ def claims_of(state: object, streams: Iterable[str], *, ended: Container[str]) -
             )
         else:
             yield Claim(stream)
+
+
+def ended_of(state: object, streams: Iterable[str]) -> list[str]:
+    """List which of *streams* ended well, by the moment that a STATE holds under :data:`ENDED`."""
+    return [one for one in streams if isinstance(_within(_within(_within(state, "bookmarks"), one), ENDED), str)]
 
 
 def take_at_its_word(ledger: Ledger, claim: Claim) -> None:

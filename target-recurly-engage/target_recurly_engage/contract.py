@@ -275,9 +275,11 @@ def words(given: str) -> list[Any]:
 def _own(given: str | Iterable[Any], problems: Problems) -> tuple[tuple[Trait, ...], dict[str, Formula], set[str]]:
     """Read the setting ``traits``: those of the log, all formulas there are, and the names of those that are sent."""
     entries = words(given) if isinstance(given, str) else list(given)
-    formulas, sent, names = dict(SHIPPED), set[str](), list[str]()
+    formulas, sent, names, left_out = dict(SHIPPED), set[str](), list[str](), set[str]()
     for i, one in enumerate(entries):
-        if isinstance(one, str) and one == COMPUTED:
+        if isinstance(one, str) and one.removeprefix("-") in {*NAMES, *SHIPPED} and one.startswith("-"):
+            left_out.add(one.removeprefix("-"))
+        elif isinstance(one, str) and one == COMPUTED:
             sent.update(USUAL)
         elif isinstance(one, str) and one in SHIPPED:
             sent.add(one)
@@ -291,8 +293,8 @@ def _own(given: str | Iterable[Any], problems: Problems) -> tuple[tuple[Trait, .
                 problems.add(f"traits[{i}].name", f"there is a trait {formula.name} already; choose another name")
             formulas[formula.name] = formula
             sent.add(formula.name)
-    own = TRAITS if ALL in names else tuple(trait for trait in TRAITS if trait.name in names)
-    return own, formulas, sent
+    own = tuple(trait for trait in TRAITS if (ALL in names or trait.name in names) and trait.name not in left_out)
+    return own, formulas, sent - left_out
 
 
 def _with_thresholds(contract: Contract, given: Mapping[str, Any], problems: Problems) -> Contract:

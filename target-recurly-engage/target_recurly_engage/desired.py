@@ -17,6 +17,7 @@ from piano_engage_common.stops import ConfigRefused
 from target_recurly_engage.computed import BY_NAME, computed, lives
 from target_recurly_engage.eligibility import asked_of, make_eligible, may_without_subscription
 from target_recurly_engage.handed_codes import promotions_of_arms
+from target_recurly_engage.intake import INVALID
 from target_recurly_engage.invariants import ROWS, check, check_primaries
 from target_recurly_engage.predicates import delivered, may, member, predicate, told
 from target_recurly_engage.primary import TAKES_OVER, judged, taking_over
@@ -279,6 +280,8 @@ def _fingerprint(source: Source, wording: Wording) -> str:
 def hash_of(source: Source, wording: Wording) -> str:
     """Make the SQL of a number made of what the traits of a source are made of."""
     cells = []
+    if source.table == "subscriptions":
+        cells.append(f"{source.table}.{INVALID}")
     for trait in source.traits:
         column = source.column(trait)
         if not trait.drifts:

@@ -7,28 +7,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import duckdb
+from piano_engage_common.dates import in_bounds
 from piano_engage_common.duck import file_source, name, text
+from piano_engage_common.ids import id_value
 from piano_engage_common.stops import InputRefused, storage_errors
 
-from target_recurly_engage.catalogue import JSON
 from target_recurly_engage.erased import any_erased, is_erased
 from target_recurly_engage.invariants import check
-from target_recurly_engage.lines import json_lines, local_path, unreadable, whole_lines
-from target_recurly_engage.traits import SQL_TYPES, Kind, blank_is_null
+from target_recurly_engage.lines import json_lines, local_path, rewrite_lines, unreadable, whole_lines
+from target_recurly_engage.messages import NO_NUMBER
+from target_recurly_engage.values import DATE, is_blank, is_nested, strict, tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from target_recurly_engage.ledger import Ledger
 
 LINES_PER_FILE = 100_000
-SHOWN_CHARACTERS = 40
+NAMED_IDS = 3
 
+INVALID = "invalid_properties"
+"""Column of the subscriptions that lists the properties, by commas, of which what came is no value."""
+
+_LOADED = "loaded rows"
 _READING = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.BinderException)
 
 
@@ -44,12 +51,23 @@ class Intake:
         role: for messages.
         temporary: the table is this connection's own, and leaves no trace in the ledger.
 
+    Class attributes:
+        whole_rows: a row with a value of another type is rejected; else the value is, and the row stays.
+
     Attributes:
+        types: as given.
+        key: as given.
         rows: rows that came.
-        blank: of these, rows that lack a key; they are left out.
-        erased: of these, rows of readers who were erased; they are left out as well.
+        rejected: of these, rows without a usable key, or that cannot be used otherwise; they are left out.
+        rejected_ids: keys of the first of these, as far as they have one and are no users' ids.
+        rejected_for: properties for which whole rows were rejected, and how often.
+        invalid: values that are none of their property's type, or dates out of bounds, by property.
+        erased: of the rows, those of readers who were erased; they are left out as well.
         columns: properties that came.
+        offered: properties that the schemas named, also those that are not kept.
     """
+
+    whole_rows: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -63,8 +81,8 @@ class Intake:
     ) -> None:
         """Make the table."""
         self._ledger = ledger
-        self._types = types
-        self._key = key
+        self.types = types
+        self.key = key
         self._role = role
         self.table = name(table)
         self._lines = ledger.work / f"records-{hashlib.sha256(table.encode()).hexdigest()[:8]}.jsonl"
@@ -72,9 +90,14 @@ class Intake:
         self._waiting = 0
         self._snapshots: dict[str, _Snapshot] = {}
         self.rows = 0
-        self.blank = 0
+        self.rejected = 0
+        self.rejected_ids: list[str] = []
+        self.rejected_for: Counter[str] = Counter()
+        self.invalid: Counter[str] = Counter()
         self.erased = 0
         self.columns: set[str] = set()
+        self.offered: set[str] = set()
+        self._odd = False
         columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
         ledger.connection.execute(f"CREATE OR REPLACE {'TEMP ' * temporary}TABLE {self.table} ({columns})")
 
@@ -85,12 +108,13 @@ class Intake:
             InputRefused: it lacks the subscription or the user.
         """
         properties = schema.get("properties", {})
-        missing = [column for column in self._key if column not in properties]
+        missing = [column for column in self.key if column not in properties]
         if missing:
             msg = f"stream {stream!r}: its schema has no {' and no '.join(missing)}. Is its role really {self._role}?"
             raise InputRefused(msg)
         self.flush()  # what waits came under the schema before
-        self.columns |= properties.keys() & self._types.keys()
+        self.columns |= (properties.keys() & self.types.keys()) - {INVALID}
+        self.offered |= properties.keys()
         self._snapshots.setdefault(stream, _Snapshot())
 
     # RECORD
@@ -111,8 +135,31 @@ class Intake:
         self._file.close()
         self._file, self._waiting = None, 0
         columns = f"{{record: {text(self._record)}}}"
-        self._load(f"(SELECT unnest(record) FROM {json_lines(self._lines, columns)})", "RECORD messages")
+        source = f"(SELECT unnest(record) FROM {json_lines(self._lines, columns)})"
+        self._load(source, "RECORD messages", mend=lambda: self._mend(self._lines, "RECORD messages", "record"))
         self._lines.unlink()
+
+    def take_odd(self, record: Mapping[str, Any]) -> None:
+        """Take a record with numbers that are none, which are :data:`NO_NUMBER`; a whole row is rejected for one."""
+        odd = [column for column in sorted(self.columns) if record.get(column) is NO_NUMBER]
+        if self.whole_rows and odd:
+            self.reject_record(record.get(self.key[0]))
+            return
+        self.invalid.update(one for one in odd if one not in self.key)
+        kept = {column: None if column in odd else value for column, value in record.items()}
+        self.take_line(
+            json.dumps({"record": kept}, default=lambda one: None if one is NO_NUMBER else str(one)).encode()
+        )
+
+    def reject_record(self, record_id: object = None) -> None:
+        """Count a record that cannot be used, and that never came into the table."""
+        self.rows += 1
+        self._reject(1, [record_id] if isinstance(record_id, str) else [])
+
+    def _reject(self, count: int, ids: Sequence[str]) -> None:
+        self.rejected += count
+        if self.whole_rows:
+            self.rejected_ids += [one for one in ids if one][: NAMED_IDS - len(self.rejected_ids)]
 
     @property
     def _record(self) -> str:
@@ -171,7 +218,8 @@ class Intake:
         """
         for url in urls:
             path = local_path(url)
-            self._load(self._batch(encoding, path), url, columnar=encoding == "parquet")
+            mend = None if encoding == "parquet" else lambda path=path, url=url: self._mend(path, url, None)
+            self._load(self._batch(encoding, path), url, columnar=encoding == "parquet", mend=mend)
             with storage_errors(f"removing {path}"):
                 path.unlink()
 
@@ -207,22 +255,92 @@ class Intake:
 
     # Both
 
-    def _load(self, source: str, label: str, *, columnar: bool = False) -> None:
+    def _load(self, source: str, label: str, *, columnar: bool = False, mend: Callable[[], None] | None = None) -> None:
+        """Load rows: as they are, where all of them can be; else what can be used of them, which is slower.
+
+        Args:
+            source: SQL of the rows.
+            label: what to call them in messages.
+            columnar: they lie in a file of columns.
+            mend: rewrites the file without the lines that are no JSON; None where that is no way.
+
+        Raises:
+            InputRefused: they cannot be read, or lack a key.
+        """
+        try:
+            rows = self._insert(source, label, columnar=columnar, insert=self._insert_strictly)
+        except _READING:
+            try:
+                rows = self._insert(source, label, columnar=columnar, insert=self._insert_usable)
+            except _READING as e:
+                if mend is None or ("maximum_object_size" in str(e) and not self.whole_rows):
+                    raise unreadable(label, e) from e
+                mend()
+                return self._load(source, label, columnar=columnar)
+        self.rows += rows
+        return None
+
+    def _insert(
+        self, source: str, label: str, *, columnar: bool, insert: Callable[[str, Mapping[str, str], str], int]
+    ) -> int:
         connection = self._ledger.connection
         try:
             order = self._order(matters=not columnar or self._repeats(source))
             with storage_errors(f"writing {self._ledger.path}"), order, self._ledger.transaction():
                 described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
-                types = {column: kind for column, kind, *_ in described if column in self._types}
+                types = {column: kind for column, kind, *_ in described if column in self.types}
                 self._check_columns(types, label)
-                values = ", ".join(f"{self._cast(column, kind)} AS {name(column)}" for column, kind in types.items())
-                load = f"INSERT INTO {self.table} BY NAME SELECT {values} FROM {source}"
-                ((rows,),) = connection.execute(load + self._leave_out_erased(source, types)).fetchall()
-        except _READING as e:
-            raise self._culprit(source, label) or unreadable(label, e) from e
+                return insert(source, types, self._leave_out_erased(source, types))
         except duckdb.IOException as e:
             raise unreadable(label, e) from e
-        self.rows += rows
+
+    def _insert_strictly(self, source: str, types: Mapping[str, str], but: str) -> int:
+        """Insert rows of which every value is of its type; any other one raises an error of the database."""
+        values = ", ".join(f"{self._cast(column, kind)} AS {name(column)}" for column, kind in types.items())
+        load = f"INSERT INTO {self.table} BY NAME SELECT {values} FROM {source}{but}"
+        ((rows,),) = self._ledger.connection.execute(load).fetchall()
+        return int(rows)
+
+    def _insert_usable(self, source: str, types: Mapping[str, str], but: str) -> int:
+        """Insert what can be used of the rows, and count the rest."""
+        execute, table = self._ledger.connection.execute, name(_LOADED)
+        raw = ", ".join(f"{name(column)} AS {name(f'raw {column}')}" for column in types)
+        values = ", ".join(f"{self._cast(c, kind, strictly=False)} AS {name(c)}" for c, kind in types.items())
+        wrong = ", ".join(f"CASE WHEN {self._is_wrong(c)} THEN {text(c)} END" for c in types if c not in self.key)
+        columns = ", ".join(map(name, types))
+        execute(
+            f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {columns}, nullif(concat_ws(',', {wrong or 'NULL'}), '') "
+            f"AS {INVALID} FROM (SELECT {raw}, {values} FROM {source}{but})"
+        )
+        rows = self._ledger.count(f"SELECT count(*) FROM {table}")
+        if self.whole_rows:
+            self.rejected_for.update(self._invalid_in(table))
+            self._reject_wrong(f"{INVALID} IS NOT NULL", table)
+        kept = columns if INVALID not in self.types else f"{columns}, {INVALID}"
+        execute(f"INSERT INTO {self.table} BY NAME SELECT {kept} FROM {table}")
+        execute(f"DROP TABLE {table}")
+        self._odd = True
+        return rows
+
+    def _is_wrong(self, column: str) -> str:
+        """Build the SQL condition that something came in *column* and is no value of it."""
+        raw = name(f"raw {column}")
+        if self.types[column] == "VARCHAR":
+            return is_nested(raw) if self.whole_rows else "false"
+        return f"NOT ({is_blank(raw)}) AND {name(column)} IS NULL"
+
+    def _reject_wrong(self, condition: str, table: str) -> None:
+        """Remove rows from a table, and remember how many and which they were."""
+        execute, key = self._ledger.connection.execute, name(self.key[0])
+        ids = execute(f"SELECT {key} FROM {table} WHERE {condition} LIMIT {NAMED_IDS}").fetchall()
+        self._reject(self._ledger.count(f"DELETE FROM {table} WHERE {condition}"), [one for (one,) in ids])
+
+    def _mend(self, path: Path, label: str, member: str | None) -> None:
+        """Rewrite a file of JSON lines without what no JSON has; see :func:`.rewrite_lines`."""
+        found = rewrite_lines(path, label, member, self.columns, self.key, whole_rows=self.whole_rows)
+        self.rows += found.rejected
+        self._reject(found.rejected, found.ids)
+        self.invalid.update(found.invalid)
 
     def _leave_out_erased(self, source: str, types: Mapping[str, str]) -> str:
         """Make the SQL that leaves out who was erased, for Piano's log may hold rows of him for long; count them.
@@ -231,7 +349,7 @@ class Intake:
         """
         if not any_erased(self._ledger):
             return ""
-        reader = self._key[-1]
+        reader = self.key[-1]
         gone = is_erased(self._cast(reader, types[reader]))
         erased = self._ledger.count(f"SELECT count(*) FROM {source} WHERE {gone}")
         self.erased += erased
@@ -240,7 +358,7 @@ class Intake:
 
     def _repeats(self, source: str) -> bool:
         """Whether a subscription comes twice; asked where looking at one column costs little."""
-        key = name(self._key[0])
+        key = name(self.key[0])
         query = f"SELECT count({key}) <> count(DISTINCT hash({key})) FROM {source}"
         return bool(self._ledger.count(query))
 
@@ -256,33 +374,11 @@ class Intake:
 
     def _check_columns(self, types: dict[str, str], label: str) -> None:
         """What a file lacks did not come, whatever the schema promised."""
-        missing = [column for column in self._key if column not in types]
+        missing = [column for column in self.key if column not in types]
         if missing:
             msg = f"{label}: has no column {' and no column '.join(missing)}. Nothing was sent."
             raise InputRefused(msg)
         self.columns &= types.keys()
-
-    def _culprit(self, source: str, label: str) -> InputRefused | None:
-        """Find the first value that is not of its column's type."""
-        for column in sorted(self.columns):
-            if self._types[column] == "VARCHAR":
-                continue
-            value = f"{name(column)}::VARCHAR"
-            query = (
-                f"SELECT {name(self._key[0])}::VARCHAR, {value} FROM {source} "
-                f"WHERE {self._cast(column, 'VARCHAR', cast='TRY_CAST')} IS NULL AND trim({value}) <> '' LIMIT 1"
-            )
-            try:
-                found = self._ledger.connection.execute(query).fetchall()
-            except duckdb.Error:
-                return None
-            what = self._key[0].removesuffix("_id")
-            for row, shown in found:
-                return InputRefused(
-                    f"{label}: {column} of {what} {row} is {shown[:SHOWN_CHARACTERS]!r}, "
-                    f"which is no {self._types[column]}. Nothing was sent; mend the tap or leave the column out."
-                )
-        return None
 
     # Snapshots
 
@@ -294,6 +390,11 @@ class Intake:
     def complete(self, stream: str, version: int) -> None:
         """Note that a snapshot is complete: what it lacks has vanished."""
         self._snapshots[stream].complete = version
+
+    def end(self, stream: str) -> None:
+        """Note that the tap says of a stream that it ended well: without ACTIVATE_VERSION it is just not complete."""
+        if stream in self._snapshots:
+            self._snapshots[stream].ended = True
 
     def finish(self) -> bool:
         """Load what waits, and say whether the rows are the complete log.
@@ -311,17 +412,36 @@ class Intake:
             )
             raise InputRefused(msg)
         with storage_errors(f"writing {self._ledger.path}"):
-            self._drop_blanks()
+            self._drop_keyless()
+            self._drop_dates_out_of_bounds()
             self._drop_older_duplicates()
-        return all(snapshot.complete is not None for snapshot in self._snapshots.values())
+            self._count_invalid()
+        return not self.rejected and all(snapshot.complete is not None for snapshot in self._snapshots.values())
 
-    def _drop_blanks(self) -> None:
-        lacking = " OR ".join(f"{name(column)} IS NULL" for column in self._key)
-        self.blank = self._ledger.count(f"DELETE FROM {self.table} WHERE {lacking}")
+    def _drop_keyless(self) -> None:
+        lacking = " OR ".join(f"{name(column)} IS NULL" for column in self.key)
+        self._reject_wrong(lacking, self.table)
+
+    def _drop_dates_out_of_bounds(self) -> None:
+        """Reject rows with a date outside the years 1900 to 9999, or the date alone; one look at all is cheap."""
+        dates = [name(column) for column in sorted(self.columns) if self.types[column] == DATE]
+        outside = " OR ".join(f"NOT ({in_bounds(date)})" for date in dates)
+        if not dates or not self._ledger.count(f"SELECT count(*) FROM {self.table} WHERE {outside}"):
+            return
+        if self.whole_rows:
+            self._reject_wrong(outside, self.table)
+            return
+        self._odd = True
+        values = ", ".join(f"CASE WHEN {in_bounds(date)} THEN {date} END AS {date}" for date in dates)
+        wrong = ", ".join(f"CASE WHEN NOT ({in_bounds(date)}) THEN {text(date.strip(chr(34)))} END" for date in dates)
+        self._ledger.connection.execute(
+            f"CREATE OR REPLACE TABLE {self.table} AS SELECT * REPLACE ({values}, "
+            f"nullif(concat_ws(',', {INVALID}, {wrong}), '') AS {INVALID}) FROM {self.table}"
+        )
 
     def _drop_older_duplicates(self) -> None:
         """Of several rows of one key keep the one that came last, as Singer has it."""
-        key, expected = name(self._key[0]), self.rows - self.blank - self.erased
+        key, expected = name(self.key[0]), self.rows - self.rejected - self.erased
         distinct = self._ledger.count(f"SELECT count(DISTINCT hash({key})) FROM {self.table}")
         if distinct < expected:
             expected = self._ledger.count(f"SELECT count(DISTINCT {key}) FROM {self.table}")
@@ -332,20 +452,24 @@ class Intake:
         found = self._ledger.count(f"SELECT count(*) FROM {self.table}")
         check(f"rows that came for the role {self._role}", found=found, expected=expected)
 
-    def _cast(self, column: str, kind: str, *, cast: str = "CAST") -> str:
-        """Make the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""
-        wanted = self._types[column]
-        if column in self._key:
-            return blank_is_null(f"{name(column)}::VARCHAR")
-        if wanted == "VARCHAR":  # kept as it came: what is odd in it is seen to when it is written
-            return f"nullif({name(column)}::VARCHAR, '')"
-        if kind != "VARCHAR":
-            return f"to_json({name(column)})" if wanted == JSON else f"{cast}({name(column)} AS {wanted})"
-        value = f"nullif(trim({name(column)}::VARCHAR), '')"
-        if wanted == SQL_TYPES[Kind.DATE]:  # DuckDB wants +02:00 where Piano writes ' +0200'
-            mended = f"regexp_replace({value}, ' *([+-]\\d\\d):?(\\d\\d)$', '\\1:\\2')"
-            return f"coalesce(TRY_CAST({value} AS {wanted}), {cast}({mended} AS {wanted}))"
-        return f"{cast}({value} AS {wanted})"
+    def _count_invalid(self) -> None:
+        if self._odd and INVALID in self.types:
+            self.invalid.update(self._invalid_in(self.table))
+
+    def _invalid_in(self, table: str) -> dict[str, int]:
+        query = f"SELECT unnest(string_split({INVALID}, ',')) AS one, count(*) FROM {table} GROUP BY one"
+        return dict(self._ledger.connection.execute(query).fetchall())
+
+    def _cast(self, column: str, kind: str, *, strictly: bool = True) -> str:
+        """Build the SQL that brings *column*, which came as *kind*, to the ledger's type; blank is NULL."""
+        wanted, value = self.types[column], name(column)
+        if column in self.key:
+            return id_value(value if kind == "VARCHAR" else f"{value}::VARCHAR")
+        if wanted != "VARCHAR":
+            return (strict if strictly else tolerant)(value, kind, wanted)
+        kept = f"nullif({value}::VARCHAR, '')"  # as it came: what is odd in it is seen to when it is written
+        checked = strictly and self.whole_rows
+        return f"CASE WHEN {is_nested(value)} THEN error('nested') ELSE {kept} END" if checked else kept
 
 
 class _Snapshot:
@@ -354,6 +478,7 @@ class _Snapshot:
     def __init__(self) -> None:
         """Know of none."""
         self.complete: int | None = None
+        self.ended = False
         self._open: int | None = None
 
     def note(self, version: int) -> None:
@@ -363,5 +488,5 @@ class _Snapshot:
 
     @property
     def broken(self) -> bool:
-        """Rows came, and nothing said that they were all."""
-        return self._open is not None and self._open != self.complete
+        """Rows came, and nothing said that they were all, nor that the stream ended."""
+        return self._open is not None and self._open != self.complete and not self.ended

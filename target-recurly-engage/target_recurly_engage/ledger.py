@@ -294,7 +294,7 @@ def _make_empty(path: Path) -> None:
     """Let a database appear whole: of one that was killed while it was made nobody could tell that nothing is lost."""
     made = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     try:
-        duckdb.connect(str(made)).close()
+        connect(made).close()
         try:
             path.hardlink_to(made)
         except FileExistsError:  # another run was faster

@@ -185,6 +185,10 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE deliveries SET status = 'complete' WHERE status = 'written';
     UPDATE deliveries SET status = 'written' WHERE status = 'acknowledged' AND channel = 'file';
     """,
+    # 11: properties of a subscription of which what came is no value
+    """
+    ALTER TABLE subscriptions ADD COLUMN invalid_properties VARCHAR;
+    """,
 )
 """What brings a ledger from one version to the next; the version is the number of those that were applied."""
 

@@ -21,6 +21,7 @@ from piano_engage_common.duck import name, text
 
 from target_recurly_engage.desired import Source, desire, forget_desired, hash_of, rule_text
 from target_recurly_engage.destinations import CURRENT, asides
+from target_recurly_engage.intake import INVALID
 from target_recurly_engage.invariants import check, check_cleared, check_readers
 from target_recurly_engage.slices import compare
 from target_recurly_engage.traits import USER_ID, Kind, Trait
@@ -264,9 +265,9 @@ def _note_invalid(ledger: Ledger, sources: tuple[Source, ...], wording: Wording,
     execute("CREATE OR REPLACE TEMP TABLE found (user_id VARCHAR, trait VARCHAR, reason VARCHAR)")
     for source in sources if ledger.count("SELECT count(*) FROM suspects") else ():  # every row would be looked at
         judged = {
-            trait: wording.is_invalid(trait, source.column(trait))
+            trait: _is_invalid(source, trait, wording)
             for trait in source.traits
-            if trait.stream or trait.kind is Kind.STRING
+            if not trait.computed or trait.kind is Kind.STRING
         }
         rows = source.joined("suspects")
         if not judged or not ledger.count(f"SELECT count(*) FROM {rows} WHERE {' OR '.join(judged.values())}"):
@@ -289,6 +290,15 @@ def _note_invalid(ledger: Ledger, sources: tuple[Source, ...], wording: Wording,
     execute("DROP TABLE found")
     counts = execute("SELECT trait || ': ' || reason, count(*) FROM invalid GROUP BY ALL ORDER BY ALL").fetchall()
     return {str(words): int(count) for words, count in counts}
+
+
+def _is_invalid(source: Source, trait: Trait, wording: Wording) -> str:
+    """Build the SQL condition that what came for *trait* cannot be sent, be it noted already or still in its column."""
+    in_column = wording.is_invalid(trait, source.column(trait))
+    if trait.stream or trait.computed or trait.kind is Kind.STRING:
+        return in_column
+    noted = f"contains(',' || {source.table}.{INVALID} || ',', {text(f',{trait.key},')})"
+    return f"({in_column} OR coalesce({noted}, false))" if trait.kind is Kind.DATE else f"coalesce({noted}, false)"
 
 
 def _remember_equals(ledger: Ledger) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from piano_engage_common.duck import name
 from piano_engage_common.stops import ConfigRefused
 from typing_extensions import override
 
 from target_recurly_engage.catalogue import KEPT, Kept
-from target_recurly_engage.intake import Intake
+from target_recurly_engage.intake import INVALID, Intake
 from target_recurly_engage.traits import SQL_TYPES, TRAITS, Kind
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _TYPES = {
     "user_id": "VARCHAR",
     **{trait.name: SQL_TYPES[trait.kind] for trait in TRAITS},
     "modify_time": "TIMESTAMP WITH TIME ZONE",
+    INVALID: "VARCHAR",
 }
 
 _API_TYPES = {
@@ -50,7 +51,13 @@ class SubscriptionsIntake(Intake):
         return complete
 
 
-class ApiIntake(Intake):
+class SideIntake(Intake):
+    """Collects rows beside those of users: a bad one is rejected whole, for half a promotion may promise too much."""
+
+    whole_rows: ClassVar[bool] = True
+
+
+class ApiIntake(SideIntake):
     """Collects what Piano's API says of subscriptions, which is only compared.
 
     Args:
@@ -76,7 +83,7 @@ class ApiIntake(Intake):
         return complete
 
 
-class CatalogueIntake(Intake):
+class CatalogueIntake(SideIntake):
     """Collects what the publisher sells.
 
     Args:

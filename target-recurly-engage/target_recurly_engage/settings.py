@@ -85,8 +85,9 @@ SETTINGS: Final[dict[str, Any]] = th.PropertiesList(
         title="Traits",
         description=(
             "Which traits may be sent, by commas or as a list: `all` is the 30 of the log that Engage names, "
-            "`computed` the usual ones that are worked out, and there are single names (docs/traits.md). In a list, "
-            "`{name, type, sql}`, `{name, has_active}` and `{name, has_had}` make further ones. What is taken out is "
+            "`computed` the usual ones that are worked out, and there are single names (docs/traits.md); `-name` "
+            "leaves one out, such as a column that the export is not meant to have. In a list, `{name, type, sql}`, "
+            "`{name, has_active}` and `{name, has_had}` make further ones. What is taken out is "
             "cleared at Engage."
         ),
     ),

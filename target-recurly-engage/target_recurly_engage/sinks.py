@@ -22,7 +22,23 @@ if TYPE_CHECKING:
     from target_recurly_engage.target import TargetRecurlyEngage
 
 
-class TakenInSink(Sink):
+class _PlainSink(Sink):
+    """Takes records as they are: what is wrong with one is the intake's business, and ends no run."""
+
+    @override
+    def get_validator(self) -> BaseJSONSchemaValidator | None:
+        return None
+
+    @override
+    def _validate_and_parse(self, record: dict[str, Any]) -> dict[str, Any]:
+        return record
+
+    @override
+    def _singer_validate_message(self, record: dict[str, Any]) -> None:
+        """Leave a record without its key to the intake, which counts it."""
+
+
+class TakenInSink(_PlainSink):
     """Passes what it gets to an intake of the run."""
 
     def __init__(
@@ -41,14 +57,15 @@ class TakenInSink(Sink):
         """Say what takes in the rows."""
         raise NotImplementedError
 
-    @override
-    def get_validator(self) -> BaseJSONSchemaValidator | None:
-        return None
-
-    def take_line(self, message: dict[str, Any], line: str) -> None:
+    def take_line(self, message: dict[str, Any], line: bytes) -> None:
         """Take a RECORD message as the line it came in."""
         self.note_version(message.get("version"))
-        self.intake.take_line(line.encode())
+        self.intake.take_line(line)
+
+    def reject_record(self, message: dict[str, Any]) -> None:
+        """Count a RECORD message that holds no object."""
+        self.note_version(message.get("version"))
+        self.intake.reject_record()
 
     def note_version(self, version: int | None) -> None:
         """Note that rows of a snapshot came, unless snapshots are switched off."""
@@ -105,12 +122,8 @@ class CatalogueSink(TakenInSink):
         return run.sources.catalogue(self.config["streams"][self.stream_name]["role"])
 
 
-class LeftAloneSink(Sink):
+class LeftAloneSink(_PlainSink):
     """Takes what nobody asked for, and leaves it alone."""
-
-    @override
-    def get_validator(self) -> BaseJSONSchemaValidator | None:
-        return None
 
     @override
     def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:

@@ -9,13 +9,15 @@ from piano_engage_common.duck import name
 from target_recurly_engage.brake_values import FEW_MIXED, NEARLY_ALL, check_arrival
 from target_recurly_engage.catalogue import KEPT, merge_catalogue
 from target_recurly_engage.destinations import asides
+from target_recurly_engage.first_load import empty_columns, never_delivered, words_of_missing
 from target_recurly_engage.identity import compare_arrival
 from target_recurly_engage.merge import merge, merge_api, merge_users
 from target_recurly_engage.roles import ApiIntake, CatalogueIntake, SubscriptionsIntake, UsersIntake
+from target_recurly_engage.values import name_of
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from piano_engage_common.progress import Progress
 
@@ -91,8 +93,39 @@ class Sources:
         beside = [*self._catalogue.values(), *([self._api] if self._api else [])]
         self._complete = {intake: intake.finish() for intake in (*intakes, *beside)}
         self._summary.rows = sum(intake.rows for intake in intakes)
-        self._summary.rejected = sum(intake.blank for intake in intakes)
+        self._summary.rejected = sum(intake.rejected for intake in intakes)
         self._summary.erased = sum(intake.erased for intake in (*intakes, *beside))
+        for label, intake in self._labelled():
+            self._tell_unusable(label, intake)
+
+    def _labelled(self) -> Iterator[tuple[str, Intake]]:
+        """Yield what came under the names for messages."""
+        if self._subscriptions:
+            yield "subscriptions", self._subscriptions
+        yield from self._users.items()
+        yield from self._catalogue.items()
+        if self._api:
+            yield "subscriptions of the API", self._api
+
+    def _tell_unusable(self, label: str, intake: Intake) -> None:
+        """Count in the summary what could not be used of a source, warn of it, and have the brake look at the share."""
+        if intake.rejected:
+            self._summary.rejected_rows[label] = intake.rejected
+            ids = f" ({', '.join(intake.rejected_ids)}{' …' * (intake.rejected > len(intake.rejected_ids))})"
+            self._logger.warning(
+                "%s: %d of %d row(s) cannot be used and are left out%s: no usable %s, or a value that is none of its "
+                "type%s. What came does not count as complete, so nothing of it is taken as vanished",
+                label, intake.rejected, intake.rows, ids * bool(intake.rejected_ids), " or ".join(intake.key),
+                f" ({', '.join(sorted(intake.rejected_for))})" * bool(intake.rejected_for),
+            )  # fmt: skip
+        for column, count in sorted(intake.invalid.items()):
+            self._summary.invalid_values.setdefault(label, {})[column] = count
+            self._logger.warning(
+                "%s: %d value(s) of %s are no %s and count as absent",
+                label, count, column, name_of(intake.types[column]),
+            )  # fmt: skip
+        if not intake.whole_rows:
+            self._brake.check_usable(label, intake.rows, intake.rejected, intake.invalid)
 
     # Merging
 
@@ -118,6 +151,7 @@ class Sources:
     ) -> None:
         complete = self._complete[intake]
         self._check_columns("the export", intake, contract.own, contract.wording)
+        self._check_first_load("the export", intake, contract)
         with self._progress.watch("merging subscriptions", self._ledger.connection, size=f"{intake.rows:,} rows"):
             arrival = self._compare(past, complete=complete)
             done = merge(self._ledger, complete=complete)
@@ -129,6 +163,18 @@ class Sources:
                 "the ledger is new, and what came does not say that it is all there is: if the tap only sent what "
                 "changed, clear its state and run again (meltano state clear), or the ledger knows nobody else"
             )
+
+    def _check_first_load(self, stream: str, intake: Intake, contract: Contract) -> None:
+        """Have the brake look at what came first of all, or first of a trait."""
+        if not intake.rows:
+            return
+        absent = [trait for trait in contract.own if trait.key not in intake.columns]
+        missing = [trait.key for trait in never_delivered(self._ledger, absent)]
+        words = words_of_missing(missing, contract, intake.offered) if missing else ""
+        self._brake.check_first_columns(stream, missing, words)
+        if not self._ledger.count("SELECT count(*) FROM subscriptions"):
+            wanted = {trait.key for trait in contract.own} & intake.columns
+            self._brake.check_first_values(stream, empty_columns(self._ledger, intake.table, wanted))
 
     def _compare(self, past: Sequence[Measure], *, complete: bool) -> Arrival:
         """Compare the subscriptions that came with the known ones; empty columns of a complete log show by measure."""
@@ -150,10 +196,6 @@ class Sources:
     def _merge_catalogue(self, intake: CatalogueIntake) -> None:
         """Publishers take promotions away, and few make a large share; only that none is left is not believed."""
         complete = self._complete[intake]
-        if intake.blank:
-            self._logger.warning(
-                "%s: %d row(s) have no %s and are left out", intake.kept.role, intake.blank, intake.kept.key
-            )
         done = merge_catalogue(self._ledger, intake.kept, intake.table, complete=complete)
         self._summary.catalogue[intake.kept.role] = done
         self._brake.check_rows(intake.kept.role, done, complete=complete and not done.came)

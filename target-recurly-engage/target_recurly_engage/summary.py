@@ -34,6 +34,8 @@ class Summary:
         incomplete: what did not end well at the tap, in sentences.
         rows: rows that came.
         rejected: of these, rows that name no subscription or no reader.
+        rejected_rows: rows that could not be used, by what they are of; also those of promotions, codes and terms.
+        invalid_values: values that came and count as absent, by what they are of and by property.
         merge: what they did to the subscriptions.
         erased: of the rows, those of readers who were erased; they were left out.
         users: what they did to streams of users.
@@ -61,6 +63,8 @@ class Summary:
     incomplete: list[str] = field(default_factory=list)
     rows: int = 0
     rejected: int = 0
+    rejected_rows: dict[str, int] = field(default_factory=dict)
+    invalid_values: dict[str, dict[str, int]] = field(default_factory=dict)
     merge: Merge | None = None
     erased: int = 0
     users: dict[str, Merge] = field(default_factory=dict)
@@ -97,6 +101,8 @@ class Summary:
             "seconds": round(seconds, 3),
             "peak_memory_mb": _peak_memory_mb(),
             "rows": {"read": self.rows, "rejected": self.rejected},
+            "rejected_rows": self.rejected_rows,
+            "invalid_values": self.invalid_values,
             "subscriptions": asdict(merge) if merge else None,
             "users_streams": {stream: asdict(merge) for stream, merge in self.users.items()},
             "erased_rows": self.erased,

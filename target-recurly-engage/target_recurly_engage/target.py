@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ from singer_sdk.helpers.capabilities import (
 )
 from singer_sdk.mapper import SameRecordTransform
 from singer_sdk.plugin_base import PluginBase, _ConfigInput
-from singer_sdk.singerlib.encoding import SimpleSingerReader
-from singer_sdk.singerlib.json import deserialize_json, serialize_json
+from singer_sdk.singerlib.json import serialize_json
 from typing_extensions import override
 
-from target_recurly_engage.claims import claims_of
+from target_recurly_engage.claims import claims_of, ended_of
 from target_recurly_engage.ended import INCOMPLETE, Ends
+from target_recurly_engage.messages import MessageReader
 from target_recurly_engage.run import Run
 from target_recurly_engage.settings import SETTINGS, check
 from target_recurly_engage.sinks import SINKS, LeftAloneSink, TakenInSink
@@ -42,22 +41,6 @@ if TYPE_CHECKING:
     from target_recurly_engage.summary import Summary
 
 
-class MessageReader(SimpleSingerReader):
-    """Reads the SDK's messages, but shows no line that it cannot read: there are people in it."""
-
-    @override
-    def deserialize_json(self, line: str) -> dict[str, Any]:
-        try:
-            message: Any = deserialize_json(line)
-        except json.JSONDecodeError as e:
-            msg = f"standard input: a line is no JSON (character {e.pos:,} of {len(line):,}). Did the tap break off?"
-            raise InputRefused(msg) from None
-        if not isinstance(message, dict) or "type" not in message:
-            msg = "standard input: a line is no Singer message. Is it a tap that writes there?"
-            raise InputRefused(msg)
-        return message
-
-
 class TargetRecurlyEngage(Target):
     """Singer target for Recurly Engage: user traits from Piano's subscriptions, only those that changed."""
 
@@ -65,6 +48,7 @@ class TargetRecurlyEngage(Target):
     package_name = "target-recurly-engage"
     default_sink_class = LeftAloneSink
     message_reader_class = MessageReader
+    message_reader: MessageReader
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         PluginCapabilities.ABOUT,
         PluginCapabilities.STREAM_MAPS,
@@ -84,6 +68,7 @@ class TargetRecurlyEngage(Target):
         self._ends = Ends()
         super().__init__(**kwargs)
         check(self.config)
+        self.message_reader.skip = self._skip
 
     @classproperty
     def _env_var_config(cls) -> dict[str, Any]:  # noqa: N805 - as the SDK's
@@ -188,13 +173,34 @@ class TargetRecurlyEngage(Target):
         stream = self._announced(message_dict)
         self._ends.begun(stream)
         sink = self._sinks_active.get(stream)
-        line: str | None = self.message_reader._current_message  # noqa: SLF001
         if isinstance(sink, LeftAloneSink):
             return
-        if isinstance(sink, TakenInSink) and self._is_plain(stream) and "record" in message_dict and line:
-            sink.take_line(message_dict, line)
+        if not isinstance(message_dict.get("record"), dict):
+            for one in self._taking(stream):
+                one.reject_record(message_dict)
+            return
+        if self.message_reader.odd and isinstance(sink, TakenInSink):
+            sink.note_version(message_dict.get("version"))
+            sink.intake.take_odd(message_dict["record"])
+            return
+        if isinstance(sink, TakenInSink) and self._is_plain(stream):
+            sink.take_line(message_dict, self.message_reader.line)
             return
         super()._process_record_message(message_dict)
+
+    def _taking(self, stream: str) -> list[TakenInSink]:
+        """List the sinks that take in the rows of *stream*."""
+        found = [self.get_sink(stream_map.stream_alias) for stream_map in self.mapper.stream_maps[stream]]
+        return [sink for sink in found if isinstance(sink, TakenInSink)]
+
+    def _skip(self, stream: str) -> bool:
+        """Reject a RECORD that cannot be read, where *stream* is one beside the users; else it ends the run."""
+        sinks = self._taking(stream) if stream in self.mapper.stream_maps else []
+        if not sinks or not all(sink.intake.whole_rows for sink in sinks):
+            return False
+        for sink in sinks:
+            sink.intake.reject_record()
+        return True
 
     def _announced(self, message: dict[str, Any]) -> str:
         stream = str(message.get("stream"))
@@ -211,9 +217,7 @@ class TargetRecurlyEngage(Target):
         """As the SDK's, but a stream map is heard: then the rows go its way one by one."""
         stream = self._announced(message_dict)
         self._ends.begun(stream)
-        maps = self.mapper.stream_maps[stream]
-        found = [self.get_sink(stream_map.stream_alias) for stream_map in maps]
-        sinks = [sink for sink in found if isinstance(sink, TakenInSink)]
+        sinks = self._taking(stream)
         for sink in sinks:
             sink.note_version(message_dict.get("version"))
         if self._is_plain(stream) or not sinks:
@@ -255,6 +259,9 @@ class TargetRecurlyEngage(Target):
         self._run.note_ends(self._ends, came)
         if came:
             self._run.claims = list(claims_of(self._latest_state, came, ended=self._run.ended))
+            for stream in ended_of(self._latest_state, came):
+                for sink in self._taking(stream):
+                    sink.intake.end(sink.stream_name)
             self._run.finish()
         if self.config["dry_run"]:
             self._run.end("dry run")
@@ -334,6 +341,6 @@ def _in_our_words() -> Iterator[None]:
     """What the SDK raises for what no Singer tap may send."""
     try:
         yield
-    except (RecordsWithoutSchemaException, UnicodeDecodeError) as e:
+    except RecordsWithoutSchemaException as e:
         msg = f"standard input: {e}"
         raise InputRefused(msg) from e

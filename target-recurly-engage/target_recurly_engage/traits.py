@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from piano_engage_common.dates import FIRST_DAY, LAST_DAY
 from piano_engage_common.duck import text
+
+from target_recurly_engage.values import STAMP, moment_of
 
 USER_ID = "user_id"
 """First column of every file that Engage takes in (fact sheet of Engage, section 2)."""
@@ -164,7 +167,7 @@ class Wording:
             Kind.NUMBER: f"{column}::VARCHAR",
             Kind.MONEY: f"rtrim(rtrim({column}::VARCHAR, '0'), '.')",
             Kind.BOOLEAN: f"{column}::VARCHAR",
-            Kind.DATE: f"timezone({text(self.zone)}, {column})::DATE::VARCHAR",
+            Kind.DATE: f"CASE WHEN {self._has_day(column)} THEN {self._day(column)}::VARCHAR END",
         }[trait.kind]
 
     def _of_text(self, trait: Trait, value: str) -> str:
@@ -172,10 +175,19 @@ class Wording:
         if trait.kind is Kind.BOOLEAN:
             return f"CASE lower({value}) WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' END"
         if trait.kind is Kind.DATE:
-            moment = f"timezone({text(self.zone)}, TRY_CAST({value} AS TIMESTAMPTZ))"
-            is_day = f"regexp_full_match({value}, {text(_DAY)})"
-            return f"CASE WHEN {is_day} THEN TRY_CAST({value} AS DATE) ELSE {moment}::DATE END::VARCHAR"
+            is_day, is_stamp = (f"regexp_full_match({value}, {text(form)})" for form in (_DAY, STAMP))
+            stamp = self._day(moment_of(value))
+            day = f"(CASE WHEN {is_day} THEN TRY_CAST({value} AS DATE) WHEN {is_stamp} THEN {stamp} END)"
+            return f"CASE WHEN {day} BETWEEN DATE {text(FIRST_DAY)} AND DATE {text(LAST_DAY)} THEN {day}::VARCHAR END"
         return f"CASE WHEN regexp_full_match({value}, {text(_NUMBER)}) THEN {value} END"
+
+    def _day(self, moment: str) -> str:
+        return f"timezone({text(self.zone)}, {moment})::DATE"
+
+    def _has_day(self, moment: str) -> str:
+        """Build the SQL condition that the day of *moment* is in the years 1900 to 9999 in the zone, too."""
+        first, last = f"TIMESTAMP '{FIRST_DAY} 00:00:00'", f"TIMESTAMP '{LAST_DAY} 23:59:59.999999'"
+        return f"{moment} BETWEEN timezone({text(self.zone)}, {first}) AND timezone({text(self.zone)}, {last})"
 
     def is_invalid(self, trait: Trait, column: str) -> str:
         """Make the SQL that says whether there is something in *column*, and nothing that can be sent."""

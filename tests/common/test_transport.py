@@ -183,6 +183,8 @@ LATER = "Wed, 21 Oct 2026 07:29:30 GMT"
 FLOORS: dict[str, tuple[dict[str, Any], float]] = {
     "seconds": ({"retry_after": "7"}, 7.0),
     "many seconds": ({"retry_after": "300"}, 300.0),
+    "part of a second": ({"retry_after": "2.5"}, 2.5),
+    "no number of seconds": ({"retry_after": "nan"}, 0.0),
     "none at all": ({"retry_after": "0"}, 0.0),
     "a date, by the server's own clock": ({"headers": {"Date": DATE, "Retry-After": LATER}}, 90.0),
     "a date that is over": ({"headers": {"Date": LATER, "Retry-After": DATE}}, 0.0),

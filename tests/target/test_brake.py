@@ -189,14 +189,6 @@ def test_a_column_that_is_gone_is_held_back(engage: Engage, form: str) -> None:
         assert {row["term_type"] for row in engage.sent().values()} == {"none"}
 
 
-def test_a_column_that_was_never_there_holds_nothing_back(engage: Engage) -> None:
-    never = [name for name in engage.schema()["schema"]["properties"] if name != "promo_code"]
-    for _ in range(2):
-        run = engage.run(engage.snapshot(engage.subscriptions(5), properties=never))
-        assert run.code == 0, run.log
-    assert len(engage.files) == 1
-
-
 def test_without_the_brake_the_readers_would_have_been_cleared(engage: Engage) -> None:
     """The broken double: a brake that never holds."""
     double = "from target_recurly_engage import run\nrun.Brake.apply = lambda *a, **k: False"

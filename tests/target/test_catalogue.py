@@ -130,13 +130,16 @@ def test_rows_that_cannot_be_used_are_told(engage: Engage) -> None:
     lacking = engage.run(stream("promotions", lacking="promotion_id"))
     assert lacking.code == 65
     assert "stream 'promotions': its schema has no promotion_id. Is its role really promotions?" in lacking.errors
-    odd = engage.run(stream("promotions", shop.promotion("PR1", uses="many")))
-    assert odd.code == 65
-    assert "uses of promotion PR1 is 'many', which is no BIGINT. Nothing was sent" in odd.errors
+    odd = engage.run(
+        [*stream("promotions", shop.promotion("PR1", uses="many"), shop.promotion("PR2")), *stream("terms")]
+    )
+    assert odd.code == 0
+    assert any("promotions: 1 of 2 row(s) cannot be used and are left out (PR1)" in line for line in odd.warnings)
+    assert engage.summaries[-1]["rejected_rows"] == {"promotions": 1}
     blank = engage.run(stream("promotions", shop.promotion("PR1"), shop.promotion(" "), shop.promotion("PR1", uses=7)))
     assert blank.code == 0
-    assert any("promotions: 1 row(s) have no promotion_id and are left out" in line for line in blank.warnings)
-    assert engage.query("SELECT promotion_id, uses FROM promotions") == [("PR1", 7)]
+    assert any("promotions: 1 of 3 row(s) cannot be used and are left out: " in line for line in blank.warnings)
+    assert engage.query("SELECT promotion_id, uses FROM promotions ORDER BY 1") == [("PR1", 7), ("PR2", 0)]
 
 
 def test_another_application_is_refused_whichever_stream_it_comes_by(engage: Engage) -> None:

@@ -156,7 +156,7 @@ def test_kill_at_random_moments(engage: Engage, make_engage: Callable[[], Engage
     print("seed", seed)  # noqa: T201 - shown when the test fails
     dice = random.Random(seed)  # noqa: S311 - moments, no secrets
     other = make_engage()
-    records = engage.subscriptions(1000)
+    records = engage.subscriptions(1000, term_id="TM1", term_name="Monthly")
     longest = 0.7
     for day in range(3 * ROUNDS):
         for record in dice.sample(records, 10):

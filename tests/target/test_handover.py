@@ -159,6 +159,7 @@ def test_who_is_in_a_file_that_may_not_have_been_read_is_told_again_after_it(tmp
 
 def test_a_run_waits_for_who_only_looks_into_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, tries = tmp_path / "ledger.duckdb", []
+    module.Ledger(path, memory_limit="100MB").close()
     real = module.connect
 
     def locked(*arguments: Any, **named: Any) -> duckdb.DuckDBPyConnection:  # noqa: ANN401 - those of the real one

@@ -146,14 +146,22 @@ def test_rows_that_name_no_reader_or_no_subscription_are_counted(engage: Engage)
         ("jsonl", "auto_renew", "perhaps"),
     ],
 )
-def test_a_value_that_is_not_of_its_type_is_named(engage: Engage, column: str, value: str, form: str) -> None:
+def test_a_value_that_is_not_of_its_type_counts_as_absent_and_stops_no_night(
+    engage: Engage, column: str, value: str, form: str
+) -> None:
     records = [engage.subscription(1), engage.subscription(2, **{column: value})]
     run = engage.run(engage.messages(records) if form == "record" else engage.batch(records, form))
-    assert (run.code, run.states, engage.files) == (INPUT_REFUSED, [], [])
-    assert f"{column} of subscription RC000002 is '{value}'" in run.errors
-    assert engage.query("SELECT count(*) FROM subscriptions") == [(0,)]
+    assert (run.code, len(run.states)) == (0, 1)
+    assert any(f"subscriptions: 1 value(s) of {column} are no " in line for line in run.warnings)
+    assert value not in run.log
+    assert engage.summaries[-1]["invalid_values"] == {"subscriptions": {column: 1}}
+    assert engage.sent()["u2"][column] in {"-1", "9999-12-31", "false"}
+    assert engage.query("SELECT user_id, trait FROM invalid") == [("u2", column)]
+    assert engage.query("SELECT subscription_id, invalid_properties FROM subscriptions ORDER BY 1") == [
+        ("RC000001", None), ("RC000002", column),
+    ]  # fmt: skip
     if form == "jsonl":
-        assert len(list((engage.folder / "batch").iterdir())) == 1
+        assert list((engage.folder / "batch").iterdir()) == []
 
 
 def refused(engage: Engage, messages: list[dict[str, object]] | bytes, code: int = INPUT_REFUSED) -> str:
@@ -254,7 +262,7 @@ def test_personal_columns_that_a_tap_sends_appear_nowhere(engage: Engage) -> Non
         engage.run(engage.lines(engage.snapshot(records, properties=properties))[:-100]),
         engage.run(engage.snapshot([records[0] | {"days_subscribed": "x"}], properties=properties)),
     ]
-    assert [run.code for run in runs] == [0, 80, 65, 65]
+    assert [run.code for run in runs] == [0, 80, 65, 80]
     assert not any(canary in run.log + run.out for run in runs)
     left = [path for path in engage.folder.rglob("*") if path.is_file()]
     assert engage.ledger in left

@@ -55,7 +55,7 @@ CELL = TEXT | st.sampled_from([
 
 
 class History:
-    """A ledger, and what a dictionary says that Engage must have been told."""
+    """A ledger, and what a dictionary says that Engage must have been told; *held* has all traits that were sent."""
 
     def __init__(self, folder: Path, traits: str = "all") -> None:
         """Begin."""
@@ -70,6 +70,7 @@ class History:
         }
         self.piano: dict[str, dict[str, str]] = {}
         self.engage: dict[str, dict[str, str]] = {}
+        self.held: dict[str, dict[str, str]] = {}
 
     def step(self, rows: dict[str, dict[str, str]], *, complete: bool) -> Plan:
         """Bring rows, run, and read what was sent with Python's csv."""
@@ -89,6 +90,7 @@ class History:
             with Path(file.location).open(newline="", encoding="utf-8") as opened:
                 for row in csv.DictReader(opened, strict=True):
                     self.engage[row["user_id"]] = {name: row[name] for name in NAMES}
+                    self.held[row["user_id"]] = row
         assert run.summary.plan
         return run.summary.plan
 
@@ -193,7 +195,7 @@ def test_a_slice_that_is_lost_is_found_out(tmp_path: Path, lose: slice) -> None:
 def test_any_cell_comes_back_as_it_was(cells: list[str]) -> None:
     with TemporaryDirectory() as folder:
         history = History(Path(folder))
-        rows = {f"RC{n:02}": {"user_id": f"u{n}{cell}", "term_name": cell} for n, cell in enumerate(cells)}
+        rows = {f"RC{n:02}": {"user_id": f"u{n}", "term_name": cell} for n, cell in enumerate(cells)}
         history.step(rows, complete=True)
         assert history.engage == history.desired() == history.acknowledged
 

@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_while_answers_are_noted_ends_the_run_and_the_next_m
         monkeypatch.delenv(name)  # it writes too, and so would a process that forks
     with serving(rows=1, s3_port=0) as server:
         settings = places(server) | {"delivery": "ingest", "requests_per_second": 0}
-        messages = engage.snapshot(engage.subscriptions(400, term_name="T" * 200))
+        messages = engage.snapshot(engage.subscriptions(400, term_id="TM1", term_name="T" * 200))
         given = engage.lines(messages)
         run = subprocess.run(engage.command(FULL, **settings), input=given, capture_output=True, check=False)
         assert (run.returncode, run.stdout) == (STORAGE_FAILED, b""), run.stderr

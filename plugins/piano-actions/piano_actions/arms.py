@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import duckdb
+from piano_engage_common.duck import connect
 from piano_engage_common.stops import ConfigRefused
 from target_recurly_engage.experiments import CONTROL
 from target_recurly_engage.predicates import delivered
@@ -31,6 +31,6 @@ def arm_of(contract: Contract, experiment: str, user_id: str) -> str | None:
         msg = f"experiment {experiment!r}: is not among the target's setting experiments ({known})."
         raise ConfigRefused(msg)
     inside = f", true AS {delivered(found.segment)}" if found.segment else ""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         rows = connection.execute(f"SELECT {found.sql} FROM ({_USER}{inside})", [user_id]).fetchall()
     return None if rows[0][0] is None else str(rows[0][0])

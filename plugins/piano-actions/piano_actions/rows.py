@@ -8,8 +8,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-import duckdb
-from piano_engage_common.duck import name
+from piano_engage_common.duck import connect, name
 from target_recurly_engage.eligibility import CUSTOMERS
 from target_recurly_engage.traits import SQL_TYPES, TRAITS
 
@@ -98,7 +97,7 @@ def is_customer(items: Iterable[dict[str, Any]], new_customers: str) -> bool:
     """
     columns = ", ".join(f"{name(trait.name)} {SQL_TYPES[trait.kind]}" for trait in TRAITS)
     rows = [row_of(one) | {"total_charged": int(one.get("charge_count") or 0)} for one in items]
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.execute(f"CREATE TABLE held ({columns})")
         insert(connection, "held", rows)
         query = f"SELECT coalesce(bool_or({CUSTOMERS[new_customers]}), false) FROM held"

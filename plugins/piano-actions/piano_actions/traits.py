@@ -136,13 +136,12 @@ def look_all_up(ledger: Path | None, contract: Contract, user_ids: Iterable[str]
     if ledger is None or not ledger.is_file() or not found:
         return found
     try:
-        connection = duckdb.connect(str(ledger), read_only=True)
+        connection = connect(ledger, read_only=True)
     except duckdb.IOException as e:
         if in_use(e):
             raise LedgerBusy from e
         raise
     with connection:
-        connection.execute("SET TimeZone = 'UTC'")
         _look_up(connection, contract, found)
     return found
 

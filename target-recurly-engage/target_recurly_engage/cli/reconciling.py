@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from piano_engage_common.stops import SidesDiffer, storage_errors
+from piano_engage_common.stops import InputRefused, SidesDiffer, storage_errors
 
 from target_recurly_engage.cli.asking import as_json, json_of, now_of, open_ledger
 from target_recurly_engage.contract import contract_of
@@ -81,6 +81,13 @@ def _take_in(ledger: Ledger, source: str, stream: str) -> int:
     intake = ApiIntake(ledger, temporary=True)
     intake.take_messages(path, stream)
     intake.finish()
+    if intake.rejected:
+        properties = ", ".join(sorted(intake.rejected_for)) or " or ".join(intake.key)
+        msg = (
+            f"stream {stream!r}: {intake.rejected:,} of {intake.rows:,} row(s) cannot be used: {properties} of "
+            f"subscription {', '.join(intake.rejected_ids) or '(no id)'}. Correct the tap; nothing was compared."
+        )
+        raise InputRefused(msg)
     return intake.erased
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import duckdb
+from piano_engage_common.duck import connect
 
 from target_recurly_engage.cli.asking import LOGGER, as_json, json_of
 from target_recurly_engage.ledger import in_use
@@ -97,7 +98,7 @@ def _ledger_state(config: Mapping[str, Any]) -> str:
     if not os.access(place, os.R_OK):
         return "not ours"
     try:
-        duckdb.connect(place, read_only=True).close()
+        connect(Path(place), read_only=True).close()
     except duckdb.Error as e:
         return "in use" if in_use(e) else "unreadable"
     return "free"

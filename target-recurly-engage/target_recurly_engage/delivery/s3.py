@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from piano_engage_common.stops import ConfigRefused
+from piano_engage_common.stops import ConfigRefused, Outage
 from typing_extensions import override
 
 from target_recurly_engage.bucket import Bucket, BucketClient, Words
@@ -120,8 +120,15 @@ class S3Delivery(CsvDelivery):
         key = f"{self._prefix}permission-test.csv"
         place = {"Bucket": self._bucket.name, "Key": key}
         with self._store.told("CreateMultipartUpload", f"s3://{self._bucket.name}/{key}"):
-            upload = self._store.client.create_multipart_upload(**place)
-        self._give_up(upload["UploadId"], **place)
+            upload_id = self._store.client.create_multipart_upload(**place).get("UploadId")
+        if not upload_id:
+            msg = (
+                f"S3: CreateMultipartUpload s3://{self._bucket.name}/{key} was answered with something that is not "
+                "S3's answer, such as a page of HTML. Is there a proxy in the way? Check s3_endpoint_url. "
+                f"{WORDS.afterwards}"
+            )
+            raise Outage(msg)
+        self._give_up(upload_id, **place)
 
     def _give_up(self, upload_id: str, **place: str) -> None:
         from botocore.exceptions import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as boto3

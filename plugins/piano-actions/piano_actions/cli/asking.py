@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-import duckdb
+from piano_engage_common.duck import connect
 from piano_engage_common.stops import StorageFailed, exits
 from sqlalchemy.exc import InterfaceError, OperationalError
 
@@ -199,7 +199,7 @@ class Context:
 
     def choose(self, candidates: list[Subscription]) -> str | None:
         """Pick one of several subscriptions by the target's rule."""
-        with duckdb.connect() as connection:
+        with connect() as connection:
             return primary_of(connection, self.contract.primary, candidates, max(one.read_at for one in candidates))
 
 

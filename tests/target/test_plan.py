@@ -204,7 +204,7 @@ def test_a_fingerprint_that_forgets_a_trait_is_found_out(engage: Engage) -> None
     """The broken double: the sieve lets a change fall through."""
     double = """
 from target_recurly_engage import desired
-desired._fingerprint = lambda source, wording: "hash(subscription_id)"
+desired._fingerprint = lambda source, wording: "hash(subscriptions.subscription_id)"
 """
     records = engage.subscriptions(3)
     engage.run(engage.snapshot(records), script=double)

@@ -152,7 +152,7 @@ def explain(first: dict[str, Any], second: dict[str, Any]) -> None:
         f"{short(INGEST)}/*.csv": "what Engage's S3 ingest folder takes as it is",
         f"{short(RUNS)}/{second['run_id']}.json": "what the last run did",
         f"{short(RUNS)}/{second['run_id']}.html": "the same as a page for a browser",
-        f"{short(LEDGER)}/ledger.duckdb": "what Engage was told; query it with DuckDB (docs/ledger.md)",
+        f"{short(LEDGER)}/ledger.duckdb": "what was written, and where; query it with DuckDB (docs/ledger.md)",
         f"{short(LOGS)}/": "what Meltano said",
     }
     listed = "\n".join(f"  {place:36}{meaning}" for place, meaning in places.items())

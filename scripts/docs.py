@@ -54,7 +54,11 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 SHARED = {"timezone": "PIANO_TIMEZONE"}
-"""Settings of several plugins that have one value under Meltano, and the variable that sets it in all of them."""
+"""Settings of several plugins that have one value under Meltano, and the variable that sets it in all of them.
+
+It is their default there, and no alias: Meltano refuses a setting for which two variables are set, and a run hands the
+tap's variables to the target.
+"""
 
 KINDS = {"integer": "integer", "boolean": "boolean", "object": "object", "array": "array"}
 """Not "number": of a ``kind: decimal`` in the environment Meltano 4.4 makes what it cannot write to a file."""
@@ -82,7 +86,7 @@ def as_yaml(schema: dict[str, Any], indent: str) -> str:
     for name, entry in schema["properties"].items():
         lines.append(f"- name: {name}")
         if name in SHARED:
-            lines.append(f"  env_aliases: [{SHARED[name]}]")
+            lines.append(f"  value: ${SHARED[name]}")
         if kind(entry):
             lines.append(f"  kind: {kind(entry)}")
         if entry.get("secret"):
@@ -96,8 +100,8 @@ def inside(plugin: str, schema: dict[str, Any], member: str, indent: str) -> str
     """List settings as members of an object among those of another plugin; both go by the first one's variables."""
     lines = []
     for name, entry in schema["properties"].items():
-        aliases = [f"{plugin.upper().replace('-', '_')}_{name.upper()}", *filter(None, [SHARED.get(name)])]
-        lines += [f"- name: {member}.{name}", f"  env_aliases: [{', '.join(aliases)}]"]
+        lines += [f"- name: {member}.{name}", f"  env_aliases: [{plugin.upper().replace('-', '_')}_{name.upper()}]"]
+        lines += [f"  value: ${SHARED[name]}"] if name in SHARED else []
         lines += [f"  kind: {kind(entry)}"] if kind(entry) else []
         lines += ["  sensitive: true"] if entry.get("secret") else []
     return "".join(f"{indent}{line}\n" for line in lines)

@@ -155,7 +155,9 @@ def test_what_stands_in_meltano_yml_of_the_loader_reaches_the_utility() -> None:
     for one in loader["settings"]:
         found = inside[f"target.{one['name']}"]
         assert found["env_aliases"] == [f"TARGET_RECURLY_ENGAGE_{one['name'].upper()}"]
-        assert (found.get("kind"), found.get("sensitive")) == (one.get("kind"), one.get("sensitive"))
+        assert [found.get(key) for key in ("kind", "sensitive", "value")] == [
+            one.get(key) for key in ("kind", "sensitive", "value")
+        ]
     assert utility["config"]["target"] == loader["config"]
     for environment in project["environments"]:
         configs = {one["name"]: one["config"] for kind in environment["config"]["plugins"].values() for one in kind}

@@ -77,14 +77,14 @@ def count(server: Server) -> int:
 # Attempts
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 505, 520, 521, 522, 523, 524, 529])
 def test_a_status_of_a_bad_moment_is_tried_again(status: int, piano: Server, stopping: Recording) -> None:
     fault(piano, status=status, times=2)
     assert ask(transport(stopping), piano).status == 200
     assert count(piano) == 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 501, 505])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
 def test_any_other_status_is_handed_on_at_once(status: int, piano: Server, stopping: Recording) -> None:
     fault(piano, status=status)
     assert ask(transport(stopping), piano).status == status

@@ -236,10 +236,10 @@ def sizes_on_the_page(pair: Pair) -> dict[str, int]:
 
 MISSES_LEAVERS = """
 from target_recurly_engage import engage
-def write(self, user_id, properties, original=engage.IngestClient.write):
+def write(self, user_id, properties, *more, original=engage.IngestClient.write):
     left = {k for k, v in properties.items() if k.startswith("segment_") and v in {"false", False}}
     told = {k: v for k, v in properties.items() if k not in left or len(properties) > 40}  # of a new reader all
-    return original(self, user_id, told)
+    return original(self, user_id, told, *more)
 engage.IngestClient.write = write
 """
 
@@ -286,8 +286,8 @@ LOSES = """
 import itertools
 from target_recurly_engage import engage
 count = itertools.count(1)
-def write(self, user_id, properties, original=engage.IngestClient.write):
-    return None if next(count) % 5 == 0 else original(self, user_id, properties)
+def write(self, user_id, properties, *more, original=engage.IngestClient.write):
+    return None if next(count) % 5 == 0 else original(self, user_id, properties, *more)
 engage.IngestClient.write = write
 """
 

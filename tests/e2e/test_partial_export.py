@@ -21,7 +21,7 @@ THIRD = range(USERS // 3)
 
 @pytest.fixture
 def nights(tmp_path: Path) -> Nights:
-    return Nights(tmp_path)
+    return Nights(tmp_path, traits="subscription_id,subscription_status,term_name")
 
 
 def term(user: int, night: int) -> str:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -58,30 +58,66 @@ def moment(cell: str) -> datetime | None:
     return datetime.strptime(cell, "%Y-%m-%d %H:%M:%S %z") if cell else None
 
 
+RUNS = {"active", "renewed", "completed", "failed - will retry", "payment failure"}
+GOES_ON = RUNS | {"won't renew", "wont renew"}
+AWAITED = {"pending", "not started", "wait confirmed"}
+FREE = {"registration", "newsletter", "ad view", "custom", "access granted"}
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def status(row: Row) -> str:
+    return row["Subscription status"].lower()
+
+
+def is_later(row: Row, now: datetime) -> bool:
+    start = moment(row["Start date"])
+    return start is not None and start > now
+
+
+def is_upgraded(rows: Sequence[Row], now: datetime) -> bool:
+    """Return whether one of a user's subscriptions was upgraded within the last seven days."""
+    for row in rows:
+        ends = [end for end in map(moment, (row["End date"], row["Access expiration date"])) if end]
+        if status(row) == "upgraded" and (not ends or max(ends) > now - timedelta(days=7)):
+            return True
+    return False
+
+
+def takes_over(row: Row, now: datetime) -> bool:
+    """Return whether a subscription of a user who was upgraded is the one that is awaited."""
+    end = moment(row["Access expiration date"])
+    return (end is None or end > now) and (status(row) in AWAITED or (is_later(row, now) and status(row) in GOES_ON))
+
+
 def live(row: Row, now: datetime) -> bool:
-    status = row["Subscription status"].lower()
-    if status in {"upgraded", "deleted", "pending", "not started", "wait confirmed"}:
+    if is_later(row, now) or status(row) in AWAITED | {"upgraded", "deleted", "na"}:
         return False
     end = moment(row["Access expiration date"])
-    open_end = {"active", "failed - will retry", "payment failure", "won't renew", "wont renew", "completed"}
-    return row["Currently in grace period"] == "TRUE" or (end > now if end else status in open_end)
+    return row["Currently in grace period"] == "TRUE" or (end > now if end else status(row) in GOES_ON)
 
 
 def tier(row: Row, now: datetime) -> int:
     trial_end = moment(row["Trial period end date"])
     if trial_end and trial_end > now:
         return 1
-    return 2 if row["Term type"].lower() in {"registration", "newsletter", "ad view", "custom", "access granted"} else 0
+    return 2 if row["Term type"].lower() in FREE else 0
 
 
-def rank(row: Row, now: datetime) -> tuple[Any, ...]:
-    def backwards(header: str) -> float:
-        found = moment(row[header])
-        return -found.timestamp() if found else 0.0
+def access_end(row: Row, *, goes_on: bool) -> float:
+    """Return the end of access in seconds; access without an end is the latest end."""
+    end = moment(row["Access expiration date"]) or (FOREVER if goes_on else moment(row["End date"]))
+    return end.timestamp() if end else 0.0
 
+
+def rank(row: Row, now: datetime, *, upgraded: bool) -> tuple[Any, ...]:
+    over = upgraded and takes_over(row, now)
+    is_live = over or live(row, now)
+    sold = row["Term type"].lower() not in FREE
+    renews = is_live and row["Auto-renew"].lower() == "true" and (over or status(row) in RUNS) and sold
+    start = now if over and is_later(row, now) else moment(row["Start date"])
     return (
-        not live(row, now), tier(row, now), backwards("Access expiration date"), backwards("Start date"),
-        row["Subscription ID"],
+        not is_live, not renews, tier(row, now), -access_end(row, goes_on=over or status(row) in GOES_ON),
+        -start.timestamp() if start else 0.0, row["Subscription ID"],
     )  # fmt: skip
 
 
@@ -108,7 +144,13 @@ def expected(export: Path, now: datetime | None = None) -> dict[str, Traits]:
     by_user: dict[str, list[Row]] = {}
     for row in rows:
         by_user.setdefault(row["User ID (UID)"], []).append(row)
-    return {user: written(min(own, key=lambda row: rank(row, now))) for user, own in by_user.items()}
+    return {user: written(best(own, now)) for user, own in by_user.items()}
+
+
+def best(rows: Sequence[Row], now: datetime) -> Row:
+    """Return the primary subscription among the *rows* of one user."""
+    upgraded = is_upgraded(rows, now)
+    return min(rows, key=lambda row: rank(row, now, upgraded=upgraded))
 
 
 def steady(traits: Traits | None) -> Traits | None:

@@ -33,6 +33,7 @@ class Nights:
     """A folder with one export whose name never changes, and the pair that runs over it with a state."""
 
     folder: Path
+    traits: str = "all"
 
     def bring(self, export: Path) -> None:
         """Write the night's export over the last one."""
@@ -51,7 +52,7 @@ class Nights:
         tap |= {"lookback": 7} if job == "snapshot" else {}
         target = {
             "ledger": str(folder / "ledger.duckdb"), "output_path": str(folder / "ingest"),
-            "runs_path": str(folder / "runs"), "timezone": ZONE, "as_of": NOW[DAY_4], "traits": "all",
+            "runs_path": str(folder / "runs"), "timezone": ZONE, "as_of": NOW[DAY_4], "traits": self.traits,
         }  # fmt: skip
         (folder / "tap.json").write_text(json.dumps(tap))
         (folder / "target.json").write_text(json.dumps(target))

@@ -25,8 +25,19 @@ def zone_of(plugin: str, setting: str, folder: Path, **variables: str) -> object
 
 @pytest.mark.parametrize(
     ("plugin", "setting"),
-    [("tap-piano", "timezone"), ("target-recurly-engage", "timezone"), ("recurly-engage", "timezone")],
-)
+    [
+        ("tap-piano", "timezone"), ("target-recurly-engage", "timezone"), ("recurly-engage", "timezone"),
+        ("piano-actions", "target.timezone"),
+    ],
+)  # fmt: skip
 def test_one_variable_sets_the_zone_of_tap_and_target(plugin: str, setting: str, tmp_path: Path) -> None:
     (tmp_path / "meltano.yml").write_bytes((ROOT / "meltano.yml").read_bytes())
     assert zone_of(plugin, setting, tmp_path, PIANO_TIMEZONE="America/New_York") == "America/New_York"
+
+
+def test_the_variable_of_one_plugin_wins_over_that_of_all(tmp_path: Path) -> None:
+    """Meltano would refuse two variables for one setting."""
+    (tmp_path / "meltano.yml").write_bytes((ROOT / "meltano.yml").read_bytes())
+    variables = {"PIANO_TIMEZONE": "America/New_York", "TARGET_RECURLY_ENGAGE_TIMEZONE": "Asia/Tokyo"}
+    assert zone_of("target-recurly-engage", "timezone", tmp_path, **variables) == "Asia/Tokyo"
+    assert zone_of("target-recurly-engage", "timezone", tmp_path) is None

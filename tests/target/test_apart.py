@@ -43,7 +43,9 @@ def warnings(folder: Path, rows: Sequence[lives.Row], made: Contract) -> list[st
 
 def taken_apart(rows: Sequence[lives.Row], *conditions: Callable[[lives.Row], bool]) -> int:
     """Count readers who meet each condition by some subscription, and all of them by none."""
-    readers = [[lives.judge(row, NOW) for row in own] for own in by_reader(rows).values()]
+    readers = [
+        [lives.judge(row, NOW, upgraded=lives.is_upgraded(own, NOW)) for row in own] for own in by_reader(rows).values()
+    ]
     each = [own for own in readers if all(any(holds(row) for row in own) for holds in conditions)]
     return sum(not any(all(holds(row) for holds in conditions) for row in own) for own in each)
 

@@ -233,7 +233,10 @@ def test_who_was_rejected_and_dropped_is_tried_when_something_changes(
     server.control("POST", "faults", {"part": "engage", "status": 422, "times": 1})
     records = [engage.subscription(1)]
     engage.run(engage.snapshot(records), **settings)
-    assert ask(engage, "rejects", "drop", "u1").stdout == "1 will be tried again when something of them changes\n"
+    assert (
+        ask(engage, "rejects", "drop", "u1", **settings).stdout
+        == "1 will be tried again when something of them changes\n"
+    )
     count = len(asked(server))
     engage.run(engage.snapshot(records), **settings)
     assert len(asked(server)) == count
@@ -257,7 +260,7 @@ def test_kill_at_random_moments(
     """Days with kill -9 at some moment, then run again: as if nothing had happened, and hardly anybody told twice."""
     dice = random.Random(seed)  # noqa: S311 - moments, no secrets
     delivery = CHANNELS[seed % len(CHANNELS)]
-    settings |= {"delivery": delivery, "csv_ingest_hours": 0, "ingest_max_users": 150}
+    settings |= {"delivery": delivery, "csv_ingest_hours": 0, "ingest_max_users": 150, "brake_max_change_fraction": 1}
     undisturbed = make_engage()
     records, longest = engage.subscriptions(200), 0.5
     for day in range(3):

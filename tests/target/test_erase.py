@@ -224,7 +224,7 @@ def check_nothing_is_forgotten_before_it_is_acknowledged(server: Server, engage:
     told = told_of(engage)
     server.control("POST", "faults", {"part": "engage", "status": 503})
     assert erase(engage).exit_code == 75
-    assert rows_of(engage, ANN) == ["delivered"]
+    assert rows_of(engage, ANN) == ["delivered", "overtaken"]  # whether Engage took the request is not known
     assert told_of(engage) == told
     server.control("DELETE", "faults")
     assert erase(engage).exit_code == 0

@@ -347,8 +347,8 @@ def test_a_channel_that_loses_every_hundredth_is_found_out(
 from target_recurly_engage import engage
 import itertools
 count = itertools.count(1)
-def write(self, user_id, properties, original=engage.IngestClient.write):
-    return None if next(count) % 100 == 0 else original(self, user_id, properties)
+def write(self, user_id, properties, *more, original=engage.IngestClient.write):
+    return None if next(count) % 100 == 0 else original(self, user_id, properties, *more)
 engage.IngestClient.write = write
 """
     engage.run(engage.snapshot(engage.subscriptions(110)), script=script, **settings)

@@ -227,7 +227,7 @@ def test_an_outage_in_the_middle_shows_whom_engage_took(browser: webdriver.Chrom
     assert done.code == 75, done.log
     (page,) = (engage.folder / "runs").glob("*.html")
     browser.get(page.as_uri())
-    assert lead(browser) == "4 reader(s) were told before it ended."
+    assert lead(browser) == "4 user(s) were acknowledged by Engage before it ended."
     assert [row[0] for row in table(browser, "funnel").values()] == ["9", "9", "9", "9", "4"]
 
 

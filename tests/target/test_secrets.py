@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from piano_engage_sandbox.testing import serving
 
-from tests.target.conftest import places
+from tests.target.conftest import PROPERTIES, places
 from tests.target.test_cli import ask
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_no_secret_and_no_person_is_left_anywhere(
     if fault:
         server.control("POST", "faults", {"part": "engage"} | fault)
     settings |= {"delivery": delivery, "ingest_form": form, "ingest_key_in": key_in}
-    columns = [*engage.subscription(1), "email", "first_name"]
+    columns = [*PROPERTIES, "email", "first_name"]
     records = [engage.subscription(number, email=PERSON, first_name=PERSON) for number in range(1, 6)]
     run = engage.run(engage.snapshot(records, properties=columns), **settings)
     asked = ask(engage, "rejects", "list", **settings)
@@ -84,9 +84,9 @@ def test_a_log_that_tells_of_requests_is_found_out(server: Server, settings: dic
     double = """
 import logging
 from target_recurly_engage.engage import IngestClient
-def write(self, user_id, properties, original=IngestClient.write):
+def write(self, user_id, properties, *more, original=IngestClient.write):
     logging.getLogger("target-recurly-engage").warning("sending %s", self._headers | self._params)
-    return original(self, user_id, properties)
+    return original(self, user_id, properties, *more)
 IngestClient.write = write
 """
     settings |= {"delivery": "ingest", "ingest_key_in": "both"}

@@ -166,7 +166,7 @@ def test_a_run_warns_of_a_value_that_nobody_has_before_it_sends(engage: Engage) 
     segment = {"name": "x", "filters": [{"trait": "term_type", "include": {"one_of": ["payment"]}}]}
     run = engage.run(engage.snapshot(readers(engage)), segments=[segment])
     (warning,) = (line for line in run.warnings if "no reader has term_type 'payment'; there is 'Payment'" in line)
-    assert run.log.index(warning) < run.log.index("delivered ")
+    assert run.log.index(warning) < run.log.index("written ")
     assert len(engage.summaries[-1]["unseen_values"]) == 1
 
 

@@ -214,7 +214,10 @@ def test_a_full_disk(engage: Engage, tmp_path: Path, what: str, size: str) -> No
     if what == "runs":
         (tmp_path / "fill").write_bytes(bytes(4096))
     count = {"ledger": 60_000}.get(what, 2000)
-    records = [record | {"term_name": f"{n * 7919:x}"} for n, record in enumerate(engage.subscriptions(count))]
+    records = [
+        record | {"term_id": "TM1", "term_name": f"{n * 7919:x}"}
+        for n, record in enumerate(engage.subscriptions(count))
+    ]
     given = tmp_path / "messages"
     given.write_bytes(engage.lines(engage.snapshot(records)))
     command = f"{shlex.join(engage.command())} < {given}"

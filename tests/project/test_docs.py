@@ -53,8 +53,8 @@ def test_example_environment_names_settings_that_exist() -> None:
         for setting in about(plugin)["settings"]["properties"]
     } | {f"PIANO_ACTIONS_{setting.upper()}" for setting in actions_schema()["properties"]}
     assert names[0] == "MELTANO_ENVIRONMENT", "else what is filled in holds for the sample as well"
-    aliases = set(re.findall(r"env_aliases: \[(\w+)\]", (ROOT / "meltano.yml").read_text(encoding="utf-8")))
-    assert set(names[1:]) <= known | aliases
+    shared = set(re.findall(r"^ +value: \$(\w+)$", (ROOT / "meltano.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(names[1:]) <= known | shared
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

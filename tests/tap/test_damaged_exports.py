@@ -258,6 +258,8 @@ def check(connection: duckdb.DuckDBPyConnection, draft: Draft) -> None:
     for row in sent:
         assert said is None or row in said, (row, said)
         number = row["user_id"].removeprefix("u")
+        if not number.isdigit():  # the cell of the user was replaced by a text, and is what the export says
+            continue
         for name, own in TAGS.items():
             for tag, mark in re.findall(r"([A-Z][a-z]+)#(\d)", row.get(name) or ""):
                 assert mark == number, row

@@ -109,6 +109,7 @@ def test_engage_holds_all_then_the_changes_and_an_empty_plan_sends_nothing(
 def wide(engage: Engage, rows: int) -> list[Message]:
     """Readers with much to tell of each: 3,300 of them need two parts."""
     much = dict.fromkeys(("promo_code", "term_name", "offer_name", "template_name", "resource_name"), "P" * 400)
+    much["term_id"] = "TM1"
     return engage.snapshot(engage.subscriptions(rows, **much))
 
 

@@ -61,7 +61,11 @@ def text(cell: str) -> str | None:
 
 def moment(cell: str) -> datetime | None:
     found = re.fullmatch(r" *(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d) ([-+]\d{4}) *", cell, re.ASCII)
-    return datetime.strptime(cell.strip(" "), "%Y-%m-%d %H:%M:%S %z").astimezone(UTC) if found else None
+    if (
+        not found or not 1900 <= int(found[1]) <= 9998
+    ):  # outside, and at the edge of what Python can tell, it is a reject
+        return None
+    return datetime.strptime(cell.strip(" "), "%Y-%m-%d %H:%M:%S %z").astimezone(UTC)
 
 
 def money(cell: str) -> Decimal | None:

@@ -190,7 +190,13 @@ class Wording:
         return f"{moment} BETWEEN timezone({text(self.zone)}, {first}) AND timezone({text(self.zone)}, {last})"
 
     def is_invalid(self, trait: Trait, column: str) -> str:
-        """Make the SQL that says whether there is something in *column*, and nothing that can be sent."""
+        """Build the SQL that says whether there is something in *column*, and nothing that can be sent.
+
+        The log's columns have types of their own, so of a date only the bounds are looked at, and nothing of a number.
+        """
+        if trait.stream is None and trait.kind is not Kind.STRING:
+            bounded = trait.kind is Kind.DATE and not trait.computed
+            return f"({column} IS NOT NULL AND NOT {self._has_day(column)})" if bounded else "false"
         return f"({blank_is_null(f'{column}::VARCHAR')} IS NOT NULL AND {self.value(trait, column)} IS NULL)"
 
     def why_invalid(self, trait: Trait) -> str:

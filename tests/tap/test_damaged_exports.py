@@ -61,11 +61,12 @@ def text(cell: str) -> str | None:
 
 def moment(cell: str) -> datetime | None:
     found = re.fullmatch(r" *(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d) ([-+]\d{4}) *", cell, re.ASCII)
-    if (
-        not found or not 1900 <= int(found[1]) <= 9998
-    ):  # outside, and at the edge of what Python can tell, it is a reject
+    if not found or int(found[1]) < 1900:  # years before that are not believed
         return None
-    return datetime.strptime(cell.strip(" "), "%Y-%m-%d %H:%M:%S %z").astimezone(UTC)
+    try:
+        return datetime.strptime(cell.strip(" "), "%Y-%m-%d %H:%M:%S %z").astimezone(UTC)
+    except OverflowError:  # it is in the year 10000 of UTC
+        return None
 
 
 def money(cell: str) -> Decimal | None:

@@ -234,7 +234,7 @@ class BucketClient:
         if not found:
             return  # each part was checked by the server as it came
         told = found.get("ChecksumSHA256")
-        right = found["ContentLength"] == size and found["Metadata"].get("sha256") == sha256
+        right = found.get("ContentLength") == size and found.get("Metadata", {}).get("sha256") == sha256
         if not right or (told is not None and told not in _checksums(path, sha256)):
             msg = (
                 f"{self.location_of(key)}: what lies there after the upload is not the file that was sent "

@@ -214,10 +214,10 @@ class FailingServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, failing: str = "nothing", status: int = 503) -> None:
+    def __init__(self, failing: str = "nothing", status: int = 503, page: str | None = None) -> None:
         """Fail for requests whose method and path match *failing*, once the first upload was given up.
 
-        A *status* of 0 is none: the connection ends.
+        A *status* of 0 is none: the connection ends. A *page* is answered from the first request on.
         """
         self.asked: list[str] = []
         server = self
@@ -231,7 +231,9 @@ class FailingServer(ThreadingHTTPServer):
                 server.asked.append(line)
                 ready = any(one.startswith("DELETE") for one in server.asked)
                 body, status = b"", 200
-                if ready and re.search(failing, line):
+                if page is not None and re.search(failing, line):
+                    status, body = server.status, page.encode()
+                elif ready and re.search(failing, line):
                     if not server.status:
                         self.close_connection = True
                         return
@@ -302,6 +304,30 @@ def test_a_server_that_fails_on_an_upload_is_an_outage_and_the_plan_stays_due(
     again = engage.run(wide(engage, rows), **settings)
     assert again.code == 0, again.log
     assert files_read(server, 1)[0]["users"] == rows
+
+
+NOT_IMPLEMENTED = "<Error><Code>NotImplemented</Code><Message>no</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    ("failing", "status", "page", "words"),
+    [
+        (r"^POST \S+\?uploads", 200, "<html>Sign in</html>", "not S3's answer, such as a page of HTML"),
+        (r"^POST \S+\?uploads", 501, NOT_IMPLEMENTED, "does not offer that call: check the setting of its address"),
+        ("^HEAD ", 200, "<html>Sign in</html>", "It does not count as delivered: run again"),
+    ],
+    ids=["page", "call it lacks", "page when it is asked for the object"],
+)
+def test_what_is_no_answer_of_s3_is_an_outage_in_words(
+    failing: str, status: int, page: str, words: str, engage: Engage
+) -> None:
+    with FailingServer(failing, status=status, page=page) as broken:
+        run = engage.run(wide(engage, 5), **{**OWN, "s3_endpoint_url": broken.url})
+        broken.shutdown()
+    assert (run.code, run.states) == (Outage.exit_code, []), run.log
+    assert words in run.errors
+    assert "Traceback" not in run.log
+    assert engage.query("SELECT count(*) FROM delivered") == [(0,)]
 
 
 @pytest.mark.parametrize(

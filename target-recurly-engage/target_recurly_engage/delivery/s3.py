@@ -148,7 +148,7 @@ class S3Delivery(CsvDelivery):
             return False
         if not found:
             return None
-        return bool(found["ContentLength"] == size and found["Metadata"].get("sha256") == sha256)
+        return bool(found.get("ContentLength") == size and found.get("Metadata", {}).get("sha256") == sha256)
 
     @override
     def _never_left(self, location: str) -> bool:

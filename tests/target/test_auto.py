@@ -278,7 +278,7 @@ def test_kill_at_random_moments(
         started = time.monotonic()
         assert engage.run(messages, **settings).code == 0
         longest = time.monotonic() - started
-        assert undisturbed.run(messages).code == 0
+        assert undisturbed.run(messages, brake_max_change_fraction=1).code == 0
         wait_for_files(server)
         assert engage.told_all() == undisturbed.told_all() == all_held(server)
         assert len(asked(server)) <= len(changed) + WINDOW

@@ -91,11 +91,9 @@ def explain(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[
 def _subscriptions(ledger: Ledger, contract: Contract, now: str) -> list[dict[str, Any]]:
     rule, columns = contract.primary, [trait.name for trait in TRAITS]
     criteria = rule.criteria()
-    real = [f"subscriptions.{name(column)}::VARCHAR AS {name(f'real {column}')}" for column in columns]
-    cells = [name(f"real {column}") for column in columns]
-    cells += [f"({sql})::VARCHAR" for sql in criteria.values()]
+    cells = [f"{name(column)}::VARCHAR" for column in columns] + [f"({sql})::VARCHAR" for sql in criteria.values()]
     rows = ledger.connection.execute(
-        f"SELECT {rule.counts}, {', '.join(cells)} FROM ({judged(now, *real)}) ORDER BY NOT ({rule.counts}), {rule.sql}"
+        f"SELECT {rule.counts}, {', '.join(cells)} FROM ({judged(now)}) ORDER BY NOT ({rule.counts}), {rule.sql}"
     ).fetchall()
     return [
         {

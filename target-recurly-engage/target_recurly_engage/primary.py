@@ -51,12 +51,19 @@ LIVE: Final = f"{HELD} AND NOT {LATER}"
 SOLD: Final = f"{TERM_TYPE} NOT IN ({words(FREE_TERMS)})"
 """The SQL that says whether a subscription is to a term that is sold, and not given for a registration, say."""
 
-RENEWS: Final = f"{LIVE} AND {is_one_of(_WORD, Meaning.RUNS)} AND coalesce(auto_renew, false) AND {SOLD}"
+TAKES_OVER: Final = "takes_over"
+"""Table of the ids of subscriptions that take over from an upgraded one, and column that says so of one; whoever judges
+more than one subscription makes the table first."""
+
+_LIVE: Final = f"({TAKES_OVER} OR ({LIVE}))"
+_RENEWS: Final = (
+    f"({TAKES_OVER} OR ({LIVE} AND {is_one_of(_WORD, Meaning.RUNS)})) AND coalesce(auto_renew, false) AND {SOLD}"
+)
 """A subscription renews if it is live and sold, its status lets it go on, and auto-renew is on."""
 
 _ACCESS_END: Final = (
     "CASE WHEN access_expiration_date IS NOT NULL THEN epoch_us(access_expiration_date) "
-    f"WHEN {_GOES_ON} THEN 9223372036854775807 ELSE coalesce(epoch_us(end_date), 0) END"
+    f"WHEN {TAKES_OVER} OR {_GOES_ON} THEN 9223372036854775807 ELSE coalesce(epoch_us(end_date), 0) END"
 )
 """Access without an end is the latest end; where the status says that it ended, the end of the subscription counts."""
 
@@ -66,8 +73,8 @@ TIER: Final = (
 """Paid 0, in trial 1, free 2."""
 
 _CRITERIA: Final[dict[str, str]] = {
-    "live": f"NOT ({LIVE})",
-    "renews": f"NOT ({RENEWS})",
+    "live": f"NOT {_LIVE}",
+    "renews": f"NOT ({_RENEWS})",
     "paid": TIER,
     "not_site_licence": f"{TERM_TYPE} IN ({words(SITE_LICENCES)})",
     "latest_access_end": f"-({_ACCESS_END})",
@@ -121,7 +128,7 @@ class PrimaryRule:
 
     @property
     def sql(self) -> str:
-        """The SQL of a struct that is smallest for the primary subscription; it reads a column ``moment``."""
+        """The SQL of a struct that is smallest for the primary subscription, from the relation of :func:`judged`."""
         members = (f"c{i} := {sql}" for i, sql in enumerate(self.criteria().values()))
         return f"struct_pack({', '.join(members)})"
 
@@ -169,8 +176,6 @@ def _values(path: str, given: Mapping[str, Any], problems: Problems) -> dict[str
 
 TAKES_OVER_DAYS: Final = 7
 """Days after an upgrade in which the new subscription, as long as it is awaited, counts as live."""
-TAKES_OVER: Final = "takes_over"
-"""Table of the ids of these subscriptions; whoever judges more than one subscription makes it first."""
 _AWAITED: Final = (
     f"({is_one_of(_WORD, Meaning.AWAITED)} OR ({_GOES_ON} AND {LATER})) "
     f"AND coalesce(access_expiration_date > {MOMENT}, true)"
@@ -200,16 +205,10 @@ def taking_over(rule: PrimaryRule, now: str) -> str:
 
 
 def judged(now: str, *cells: str) -> str:
-    """Build the SQL of all subscriptions as criteria read them, with ``moment`` and *cells* of the real ones.
-
-    One that takes over counts as active and begun.
-    """
-    takes_over = f"{TAKES_OVER}.subscription_id IS NOT NULL"
+    """Build the SQL of all subscriptions, with ``takes_over`` and ``moment``, which criteria read, and *cells*."""
+    takes_over = f"{TAKES_OVER}.subscription_id IS NOT NULL AS {TAKES_OVER}"
     return f"""
-        SELECT subscriptions.* REPLACE (
-                CASE WHEN {takes_over} THEN 'active' ELSE subscriptions.subscription_status END AS subscription_status,
-                CASE WHEN {takes_over} AND {LATER} THEN {MOMENT} ELSE subscriptions.start_date END AS start_date
-            ), {", ".join([MOMENT, *cells])}
+        SELECT {", ".join(["subscriptions.*", takes_over, MOMENT, *cells])}
         FROM subscriptions CROSS JOIN {at(now)}
         LEFT JOIN {TAKES_OVER} ON {TAKES_OVER}.subscription_id = subscriptions.subscription_id
     """

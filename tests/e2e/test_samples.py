@@ -114,7 +114,7 @@ def rank(row: Row, now: datetime, *, upgraded: bool) -> tuple[Any, ...]:
     is_live = over or live(row, now)
     sold = row["Term type"].lower() not in FREE
     renews = is_live and row["Auto-renew"].lower() == "true" and (over or status(row) in RUNS) and sold
-    start = now if over and is_later(row, now) else moment(row["Start date"])
+    start = moment(row["Start date"])
     return (
         not is_live, not renews, tier(row, now), -access_end(row, goes_on=over or status(row) in GOES_ON),
         -start.timestamp() if start else 0.0, row["Subscription ID"],

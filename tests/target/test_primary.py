@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from target_recurly_engage.migrations import MIGRATIONS
-from target_recurly_engage.primary import PrimaryRule
+from target_recurly_engage.primary import TAKES_OVER, Preference, PrimaryRule, judged, taking_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 3, 28, 6, tzinfo=UTC)
 Row = dict[str, Any]
 
+DEFAULT = PrimaryRule()
 CONNECTION = duckdb.connect()
 CONNECTION.execute("SET TimeZone = 'UTC'")
 CONNECTION.execute(MIGRATIONS[0].split(";")[0])
@@ -31,7 +32,7 @@ def row(subscription_id: str, status: str | None = "Active", **values: object) -
     return {"user_id": "u", "subscription_id": subscription_id, "subscription_status": status} | values
 
 
-def chosen(rows: Sequence[Row]) -> str:
+def chosen(rows: Sequence[Row], rule: PrimaryRule = DEFAULT) -> str:
     """What the target's SQL says."""
     with CONNECTION.cursor() as connection:
         connection.execute("CREATE OR REPLACE TEMP TABLE subscriptions AS FROM main.subscriptions")
@@ -42,10 +43,10 @@ def chosen(rows: Sequence[Row]) -> str:
             f"INSERT INTO temp.subscriptions ({names}) VALUES ({marks})",
             [[row.get(c) for c in columns] for row in rows],
         )
-        ((best,),) = connection.execute(
-            f"SELECT arg_min(subscription_id, {PrimaryRule().sql}) "
-            f"FROM temp.subscriptions CROSS JOIN (SELECT TIMESTAMPTZ '{NOW.isoformat()}' AS moment)"
-        ).fetchall()
+        now = NOW.isoformat()
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {TAKES_OVER} AS {taking_over(rule, now)}")
+        best_first = f"SELECT arg_min(subscription_id, {rule.sql}) FROM ({judged(now)})"
+        ((best,),) = connection.execute(best_first).fetchall()
     return str(best)
 
 
@@ -54,8 +55,24 @@ def expected(rows: Sequence[Row]) -> str:  # noqa: C901 - one small function a c
     never, forever = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
     paying, leaving = {"active", "failed - will retry", "payment failure", "completed"}, {"won't renew", "wont renew"}
 
+    def upgraded(row: Row) -> bool:
+        ends = [row[one] for one in ("end_date", "access_expiration_date") if row.get(one)]
+        recent = not ends or max(ends) > NOW - timedelta(days=7)
+        return (row["subscription_status"] or "").lower() == "upgraded" and recent
+
+    was_upgraded = any(map(upgraded, rows))
+
+    def over(row: Row) -> bool:
+        """Whether it takes over from one that was upgraded: awaited, or from a later day on, and with access."""
+        status, end = (row["subscription_status"] or "").lower(), row.get("access_expiration_date")
+        later = row.get("start_date") is not None and row["start_date"] > NOW
+        awaited = status in {"pending", "not started", "wait confirmed"} or (status in paying | leaving and later)
+        return was_upgraded and awaited and (end is None or end > NOW)
+
     def live(row: Row) -> bool:
         status = (row["subscription_status"] or "").lower()
+        if over(row):
+            return True
         if status in {"upgraded", "deleted", "pending", "not started", "wait confirmed"}:
             return False
         if row.get("start_date") is not None and row["start_date"] > NOW:
@@ -69,11 +86,11 @@ def expected(rows: Sequence[Row]) -> str:  # noqa: C901 - one small function a c
 
     def renews(row: Row) -> bool:
         status = (row["subscription_status"] or "").lower()
-        return live(row) and bool(row.get("auto_renew")) and status in paying and not free(row)
+        return live(row) and bool(row.get("auto_renew")) and (over(row) or status in paying) and not free(row)
 
     def access_end(row: Row) -> datetime:
         status = (row["subscription_status"] or "").lower()
-        without = forever if status in paying | leaving else row.get("end_date") or never
+        without = forever if over(row) or status in paying | leaving else row.get("end_date") or never
         return row.get("access_expiration_date") or without
 
     def free(row: Row) -> bool:
@@ -158,6 +175,19 @@ CASES = {
     ],
     "the id settles ties": [row("B"), row("C")],
 }  # fmt: skip
+AWAITED = [
+    row("A", "Upgraded", end_date=NOW), row("C", "Active", start_date=LATER), row("B", "Pending", start_date=SOON),
+]  # fmt: skip
+"""One that was upgraded, and two that wait to take over from it."""
+
+
+def test_of_two_that_take_over_the_later_start_is_the_better_one() -> None:
+    assert chosen(AWAITED) == expected(AWAITED) == "C"
+
+
+def test_a_preference_goes_by_the_status_that_the_log_has() -> None:
+    rule = PrimaryRule(order=(Preference("subscription_status", ("Active", "Pending")),))
+    assert chosen(AWAITED, rule) == "C"  # both count as live
 
 
 @pytest.mark.parametrize("case", CASES)

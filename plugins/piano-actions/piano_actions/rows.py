@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from piano_engage_common.duck import connect, name
 from target_recurly_engage.eligibility import CUSTOMERS
+from target_recurly_engage.primary import TAKES_OVER
 from target_recurly_engage.traits import SQL_TYPES, TRAITS
 
 from piano_actions.subscriptions import Subscription, moment
@@ -80,7 +81,7 @@ def primary_of(
         row["access_expiration_date"] = row["next_billing_date"] or row["end_date"]
     insert(connection, "candidates", rows)
     found = connection.execute(
-        f"SELECT subscription_id FROM candidates CROSS JOIN (SELECT to_timestamp(?) AS moment) "
+        f"SELECT subscription_id FROM candidates CROSS JOIN (SELECT to_timestamp(?) AS moment, false AS {TAKES_OVER}) "
         f"WHERE {rule.counts} ORDER BY {rule.sql} LIMIT 1",
         [now],
     ).fetchall()

@@ -46,11 +46,8 @@ def plan(config: Mapping[str, Any], user: str | None, as_json: bool) -> None:  #
 def _of_user(ledger: Ledger, contract: Contract, now: str, user_id: str) -> dict[str, Any]:
     execute = ledger.connection.execute
     wording, rule = contract.wording, contract.primary
-    written = [
-        f"{wording.written(one, f'subscriptions.{name(one.name)}')} AS {name(f'real {one.name}')}" for one in TRAITS
-    ]
-    cells = ", ".join(name(f"real {one.name}") for one in TRAITS)
-    ranked = f"FROM ({judged(now, *written)}) WHERE user_id = ? AND {rule.counts} ORDER BY {rule.sql}"
+    cells = ", ".join(wording.written(one, name(one.name)) for one in TRAITS)
+    ranked = f"FROM ({judged(now)}) WHERE user_id = ? AND {rule.counts} ORDER BY {rule.sql}"
     rows = execute(f"SELECT {cells} {ranked}", [user_id]).fetchall()
     told = execute("SELECT trait, value FROM delivered_traits WHERE user_id = ?", [user_id]).fetchall()
     when = execute(
